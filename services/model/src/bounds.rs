@@ -1,0 +1,87 @@
+//! The stated bound of every field, and the violation that names field, bound and mend.
+
+/// Longest opaque id or text in bytes (R1: ids are at most 255 bytes, no other text bound is lower).
+pub const MAX_TEXT_BYTES: usize = 255;
+/// Most labels on one event (R1).
+pub const MAX_LABELS: usize = 64;
+/// Most lines in one event (R1: one provider response can bill several models).
+pub const MAX_LINES: usize = 16;
+/// Most events in one batch (design: `BatchRecordUsage` ≤ 1,000 events).
+pub const MAX_BATCH_EVENTS: usize = 1_000;
+/// Largest provider usage document in bytes (design: `usage_json` ≤ 64 KiB).
+pub const MAX_USAGE_JSON_BYTES: usize = 64 * 1024;
+/// Most documents of one streamed response.
+pub const MAX_STREAM_DOCUMENTS: usize = 1_024;
+/// Largest single token count of a line. One call cannot reach it, and sums of
+/// nine billion such lines still fit an `i64`.
+pub const MAX_TOKENS: i64 = 1_000_000_000;
+/// Largest number of requests to one server-side tool in a line.
+pub const MAX_TOOL_REQUESTS: i64 = 1_000_000;
+/// Most kinds of server-side tools in a line.
+pub const MAX_TOOL_KINDS: usize = 16;
+/// Smallest extended-thinking budget in tokens (R4).
+pub const MIN_THINKING_BUDGET: i64 = 1_024;
+/// Largest extended-thinking budget in tokens (R4).
+pub const MAX_THINKING_BUDGET: i64 = 100_000;
+/// Earliest event time, 2000-01-01T00:00:00Z, in microseconds since the Unix epoch.
+pub const MIN_TIME_US: i64 = 946_684_800_000_000;
+/// How far an event time may lie ahead of the server's clock, in microseconds (10 minutes).
+pub const MAX_FUTURE_US: i64 = 10 * 60 * 1_000_000;
+/// Largest duration in milliseconds (7 days).
+pub const MAX_DURATION_MS: i64 = 7 * 24 * 3_600 * 1_000;
+/// Largest turn number, message sequence and count of retrieved cases.
+pub const MAX_ORDINAL: i64 = 1_000_000_000;
+
+/// One field that is out of its bound. The text names the bound and how to mend it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {description}")]
+pub struct Violation {
+    /// Path of the field as in the contract, such as `lines[0].counts.input`.
+    pub field: String,
+    /// What is wrong, the bound, and the mend; lower case, no full stop.
+    pub description: String,
+}
+
+impl Violation {
+    /// A violation of `field`.
+    pub fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            description: description.into(),
+        }
+    }
+}
+
+/// Checks that `min ≤ value ≤ max`.
+pub fn range(field: &str, value: i64, min: i64, max: i64, out: &mut Vec<Violation>) {
+    if value < min || value > max {
+        out.push(Violation::new(
+            field,
+            format!("{value} is out of bounds; send a value from {min} to {max}"),
+        ));
+    }
+}
+
+/// Checks that a text is at most [`MAX_TEXT_BYTES`] long; empty passes.
+pub fn text(field: &str, value: &str, out: &mut Vec<Violation>) {
+    if value.len() > MAX_TEXT_BYTES {
+        out.push(Violation::new(
+            field,
+            format!(
+                "{} bytes is too long; send at most {MAX_TEXT_BYTES} bytes",
+                value.len()
+            ),
+        ));
+    }
+}
+
+/// Checks that an id is present and at most [`MAX_TEXT_BYTES`] long.
+pub fn required_text(field: &str, value: &str, out: &mut Vec<Violation>) {
+    if value.is_empty() {
+        out.push(Violation::new(
+            field,
+            format!("is required; send 1 to {MAX_TEXT_BYTES} bytes"),
+        ));
+    }
+    text(field, value, out);
+}

@@ -1,0 +1,8 @@
+//! The vocabulary of tokenmeter and the rules that need nothing but numbers.
+//!
+//! The rule of this crate: no I/O, no async, no protos, no clock. Everything here is a pure
+//! function of its arguments, so it can be tested against a few lines of reference code.
+
+pub mod bounds;
+pub mod counts;
+pub mod id;

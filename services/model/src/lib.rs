@@ -6,3 +6,4 @@
 pub mod bounds;
 pub mod counts;
 pub mod id;
+pub mod tier;

@@ -5,5 +5,6 @@
 
 pub mod bounds;
 pub mod counts;
+pub mod event;
 pub mod id;
 pub mod tier;

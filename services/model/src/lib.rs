@@ -7,4 +7,6 @@ pub mod bounds;
 pub mod counts;
 pub mod event;
 pub mod id;
+pub mod price;
 pub mod tier;
+pub mod totals;

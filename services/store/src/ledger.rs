@@ -1,0 +1,289 @@
+//! The port `Ledger`: the system of record of every event, total and price.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokenmeter_model::counts::Line;
+use tokenmeter_model::event::{Event, Fingerprint};
+use tokenmeter_model::id::TenantId;
+use tokenmeter_model::price::{Price, Quote};
+use tokenmeter_model::totals::Totals;
+
+/// An event that passed every check, priced, ready to be recorded.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// Whose event it is.
+    pub tenant: TenantId,
+    /// What the caller supplied.
+    pub event: Event,
+    /// [`Event::fingerprint`] of it.
+    pub fingerprint: Fingerprint,
+    /// One quote a line; none means unpriced (R16).
+    pub quotes: Vec<Option<Quote>>,
+    /// The time it is charged at, in microseconds since the Unix epoch.
+    pub charge_time_us: i64,
+    /// The server's clock when it arrived, in microseconds since the Unix epoch.
+    pub recorded_at_us: i64,
+}
+
+/// A line with what it was priced at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PricedLine {
+    /// Model, counts and tool requests.
+    pub line: Line,
+    /// Absent means unpriced.
+    pub quote: Option<Quote>,
+}
+
+/// An event as it stands in the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// Place of its first line in the ledger's commit order.
+    pub position: i64,
+    /// What the caller supplied.
+    pub event: Event,
+    /// The lines with their first quotes, or with today's when asked for.
+    pub quotes: Vec<Option<Quote>>,
+    /// The time it is charged at, in microseconds since the Unix epoch.
+    pub charge_time_us: i64,
+    /// When it was first recorded, in microseconds since the Unix epoch.
+    pub recorded_at_us: i64,
+}
+
+/// What became of a submission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It stands in the ledger now, from this position on.
+    Recorded {
+        /// Place of its first line in the ledger's commit order.
+        position: i64,
+    },
+    /// It stood there before with the same payload; this is how it was first recorded (R2).
+    Duplicate(Box<Recorded>),
+    /// Its id stands there with another payload; nothing changed.
+    Conflict,
+}
+
+/// Whose totals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject<'a> {
+    /// One user.
+    User(&'a str),
+    /// One team.
+    Team(&'a str),
+    /// One session.
+    Session(&'a str),
+}
+
+/// A time range `[from_us, to_us)` in microseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// First time in it.
+    pub from_us: i64,
+    /// First time after it.
+    pub to_us: i64,
+}
+
+/// Totals of one model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelTotals {
+    /// The provider.
+    pub provider: String,
+    /// The model as the provider names it.
+    pub model: String,
+    /// Its totals.
+    pub totals: Totals,
+}
+
+/// Which events to list; empty and absent fields do not filter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventQuery {
+    /// Only this event.
+    pub event_id: String,
+    /// Only events of this user.
+    pub user_id: String,
+    /// Only events of this team.
+    pub team_id: String,
+    /// Only events of this session.
+    pub session_id: String,
+    /// Only events of this provider.
+    pub provider: String,
+    /// Only events with a line of this model.
+    pub model: String,
+    /// Only events charged in this range.
+    pub range: Option<Range>,
+    /// Only events older than this one (its charge time and position): where the last page ended.
+    pub before: Option<(i64, i64)>,
+    /// At most so many events.
+    pub limit: i64,
+}
+
+/// Response times of a set of events, in milliseconds; only events that state one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Latencies {
+    /// Median.
+    pub p50_ms: i64,
+    /// 90th percentile.
+    pub p90_ms: i64,
+    /// 95th percentile.
+    pub p95_ms: i64,
+    /// 99th percentile.
+    pub p99_ms: i64,
+}
+
+/// A model that has lines without a price.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpriced {
+    /// The provider.
+    pub provider: String,
+    /// The model.
+    pub model: String,
+    /// How many of its lines wait for a price.
+    pub lines: i64,
+    /// Tokens of these lines.
+    pub tokens: i64,
+    /// Earliest of their charge times, in microseconds since the Unix epoch.
+    pub first_us: i64,
+    /// Latest of their charge times, in microseconds since the Unix epoch.
+    pub last_us: i64,
+}
+
+/// A new price for one recorded line, posted as a compensating entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adjustment {
+    /// Position of the line.
+    pub position: i64,
+    /// The quote that the caller saw; the entry is posted only if it still stands.
+    pub from: Option<Quote>,
+    /// The new quote.
+    pub to: Quote,
+}
+
+/// A line whose price may be set anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepriceCandidate {
+    /// Position of the line.
+    pub position: i64,
+    /// The provider.
+    pub provider: String,
+    /// Its service tier in the provider's own word.
+    pub service_tier: String,
+    /// The time it is charged at, in microseconds since the Unix epoch.
+    pub charge_time_us: i64,
+    /// The line with the quote that stands.
+    pub priced: PricedLine,
+}
+
+/// A price as the book keeps it.
+#[derive(Debug, Clone)]
+pub struct StoredPrice {
+    /// The price; its version is set.
+    pub price: Price,
+    /// Whether it ships with the binary rather than being the tenant's own.
+    pub shipped: bool,
+}
+
+/// Why the ledger could not answer. The text is for logs, not for callers.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store cannot be reached or refused the work; nothing was changed. Try again later.
+    #[error("ledger unavailable: {0}")]
+    Unavailable(String),
+    /// The queue before the writer is full; nothing was changed. Try again later.
+    #[error("ledger overloaded: {0} events wait")]
+    Overloaded(usize),
+    /// The values do not fit the ledger, such as a total past 64 bits; nothing was changed.
+    #[error("ledger refused the values: {0}")]
+    OutOfRange(String),
+    /// A row is not what this version writes.
+    #[error("ledger holds a row that cannot be read: {0}")]
+    Corrupt(String),
+}
+
+/// The system of record.
+///
+/// Every method is atomic. `record` acknowledges only what is on disk.
+#[async_trait]
+pub trait Ledger: Send + Sync + 'static {
+    /// Records a batch; one outcome a submission, in order. A bad one never fails the others.
+    async fn record(&self, batch: Arc<[Submission]>) -> Result<Vec<Result<Outcome, Error>>, Error>;
+
+    /// Totals of a subject, over its lifetime or a range.
+    async fn totals(
+        &self,
+        tenant: &TenantId,
+        subject: Subject<'_>,
+        range: Option<Range>,
+    ) -> Result<Totals, Error>;
+
+    /// Totals by model of the tenant, over its lifetime or a range, by provider and model.
+    async fn model_totals(
+        &self,
+        tenant: &TenantId,
+        range: Option<Range>,
+    ) -> Result<Vec<ModelTotals>, Error>;
+
+    /// Totals by model of one session, by provider and model.
+    async fn session_models(
+        &self,
+        tenant: &TenantId,
+        session_id: &str,
+    ) -> Result<Vec<ModelTotals>, Error>;
+
+    /// Percentiles of the tenant's response times in a range.
+    async fn latencies(&self, tenant: &TenantId, range: Option<Range>) -> Result<Latencies, Error>;
+
+    /// Events, newest charge time first, with the quotes that stand today.
+    async fn events(&self, tenant: &TenantId, query: &EventQuery) -> Result<Vec<Recorded>, Error>;
+
+    /// Models with lines that wait for a price, after `after` (provider, model), in that order.
+    async fn unpriced(
+        &self,
+        tenant: &TenantId,
+        after: Option<(&str, &str)>,
+        limit: i64,
+    ) -> Result<Vec<Unpriced>, Error>;
+
+    /// Unpriced lines after a position, in order of position.
+    async fn unpriced_lines(
+        &self,
+        tenant: &TenantId,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<RepriceCandidate>, Error>;
+
+    /// Posts compensating entries; answers how many still applied.
+    async fn adjust(
+        &self,
+        tenant: &TenantId,
+        adjustments: Vec<Adjustment>,
+        now_us: i64,
+    ) -> Result<i64, Error>;
+
+    /// Adds prices to a tenant's book, or with no tenant to the shipped ones. A price that stands
+    /// already, figure for figure, keeps its version. Answers each one's version, and whether it
+    /// is new.
+    async fn add_prices(
+        &self,
+        tenant: Option<&TenantId>,
+        prices: Vec<Price>,
+        now_us: i64,
+    ) -> Result<Vec<(i64, bool)>, Error>;
+
+    /// A tenant's own prices and the shipped ones, of versions after `after`.
+    async fn prices(
+        &self,
+        tenant: &TenantId,
+        after_version: i64,
+    ) -> Result<Vec<StoredPrice>, Error>;
+
+    /// The last price version in the ledger, over all tenants: what tells a cached book from a
+    /// stale one.
+    async fn last_price_version(&self) -> Result<i64, Error>;
+
+    /// Answers when the ledger can write; the error says why it can not.
+    async fn check(&self) -> Result<(), Error>;
+
+    /// Waits until everything accepted is on disk and closes the store.
+    async fn close(&self);
+}

@@ -1,0 +1,7 @@
+//! The ports of tokenmeter with their backends.
+//!
+//! The rule of this crate: it never sees a proto, and nobody else sees SQL. Each port is a trait
+//! with one conformance suite that every backend passes.
+
+pub mod ledger;
+pub mod sqlite;

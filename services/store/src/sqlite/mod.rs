@@ -1,0 +1,277 @@
+//! The embedded ledger: SQLite in WAL mode with `synchronous = FULL`, so a commit is on disk
+//! before it is acknowledged. One connection writes, a pool of read-only connections reads.
+
+mod insert;
+mod lines;
+mod prices;
+mod read;
+mod totals;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
+};
+use sqlx::{ConnectOptions as _, migrate::Migrator};
+use tokenmeter_model::id::TenantId;
+use tokenmeter_model::price::Price;
+use tokenmeter_model::totals::Totals;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use self::writer::{Batched, Job, Writer};
+use crate::ledger::{
+    Adjustment, Error, EventQuery, Latencies, Ledger, ModelTotals, Outcome, Range, Recorded,
+    RepriceCandidate, StoredPrice, Subject, Submission, Unpriced,
+};
+
+/// Events that may wait for the writer; more are refused with [`Error::Overloaded`].
+pub const MAX_QUEUED_EVENTS: usize = 16_384;
+/// Connections that read.
+const READERS: u32 = 8;
+/// How long a connection waits for another process's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The numbered, checksummed migrations.
+pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
+
+/// The embedded ledger in one file.
+pub struct Sqlite {
+    readers: SqlitePool,
+    jobs: mpsc::Sender<Job>,
+    queue: Arc<Semaphore>,
+}
+
+impl Sqlite {
+    /// Opens the ledger at `path`, makes it when it is absent, and brings it to the newest schema.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the file or its folder cannot be used, or was migrated by a
+    /// newer version.
+    pub async fn open(path: &Path) -> Result<Self, Error> {
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder {
+            tokio::fs::create_dir_all(folder)
+                .await
+                .map_err(|error| Error::Unavailable(format!("{}: {error}", folder.display())))?;
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT)
+            // Pages of 8 KiB keep wide rows and index runs together; 64 MiB of them stay cached.
+            .page_size(8_192)
+            .pragma("cache_size", "-65536")
+            .pragma("journal_size_limit", "67108864");
+        let mut connection: SqliteConnection = options
+            .clone()
+            .create_if_missing(true)
+            .connect()
+            .await
+            .map_err(unavailable)?;
+        MIGRATIONS
+            .run(&mut connection)
+            .await
+            .map_err(|error| Error::Unavailable(error.to_string()))?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(unavailable)?;
+        let (jobs, waiting) = mpsc::channel(MAX_QUEUED_EVENTS);
+        tokio::spawn(Writer::new(connection).run(waiting));
+        Ok(Self {
+            readers,
+            jobs,
+            queue: Arc::new(Semaphore::new(MAX_QUEUED_EVENTS)),
+        })
+    }
+
+    /// Hands a job to the writer and waits for its answer.
+    async fn ask<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Job,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(job(reply)).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+}
+
+fn closed() -> Error {
+    Error::Unavailable("the ledger is closed".into())
+}
+
+/// Reads the path of a ledger URL: `sqlite:PATH` or `sqlite://PATH`.
+pub fn path_of_url(url: &str) -> Option<PathBuf> {
+    let rest = url.strip_prefix("sqlite:")?;
+    let path = rest.strip_prefix("//").unwrap_or(rest);
+    (!path.is_empty() && path != ":memory:").then(|| PathBuf::from(path))
+}
+
+/// What SQLite could not do. A value that fits no 64-bit column is the caller's; the rest is ours.
+fn unavailable(error: sqlx::Error) -> Error {
+    // SQLITE_CONSTRAINT_DATATYPE: a sum past 64 bits turns into a REAL, which a STRICT table
+    // refuses.
+    const DATATYPE: &str = "3091";
+    match error.as_database_error().and_then(|error| error.code()) {
+        Some(code) if code == DATATYPE => Error::OutOfRange(error.to_string()),
+        _ => Error::Unavailable(error.to_string()),
+    }
+}
+
+#[async_trait]
+impl Ledger for Sqlite {
+    async fn record(&self, batch: Arc<[Submission]>) -> Result<Vec<Result<Outcome, Error>>, Error> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let overloaded = || Error::Overloaded(MAX_QUEUED_EVENTS - self.queue.available_permits());
+        let events = u32::try_from(batch.len()).map_err(|_| overloaded())?;
+        let queued = Arc::clone(&self.queue)
+            .try_acquire_many_owned(events)
+            .map_err(|_| overloaded())?;
+        self.ask(|reply| {
+            Job::Record(Batched {
+                batch,
+                reply,
+                queued,
+            })
+        })
+        .await
+    }
+
+    async fn totals(
+        &self,
+        tenant: &TenantId,
+        subject: Subject<'_>,
+        range: Option<Range>,
+    ) -> Result<Totals, Error> {
+        read::totals(&self.readers, tenant.as_str(), subject, range).await
+    }
+
+    async fn model_totals(
+        &self,
+        tenant: &TenantId,
+        range: Option<Range>,
+    ) -> Result<Vec<ModelTotals>, Error> {
+        read::model_totals(&self.readers, tenant.as_str(), range).await
+    }
+
+    async fn session_models(
+        &self,
+        tenant: &TenantId,
+        session_id: &str,
+    ) -> Result<Vec<ModelTotals>, Error> {
+        read::session_models(&self.readers, tenant.as_str(), session_id).await
+    }
+
+    async fn latencies(&self, tenant: &TenantId, range: Option<Range>) -> Result<Latencies, Error> {
+        read::latencies(&self.readers, tenant.as_str(), range).await
+    }
+
+    async fn events(&self, tenant: &TenantId, query: &EventQuery) -> Result<Vec<Recorded>, Error> {
+        read::events(&self.readers, tenant.as_str(), query).await
+    }
+
+    async fn unpriced(
+        &self,
+        tenant: &TenantId,
+        after: Option<(&str, &str)>,
+        limit: i64,
+    ) -> Result<Vec<Unpriced>, Error> {
+        read::unpriced(&self.readers, tenant.as_str(), after, limit).await
+    }
+
+    async fn unpriced_lines(
+        &self,
+        tenant: &TenantId,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<RepriceCandidate>, Error> {
+        read::unpriced_lines(&self.readers, tenant.as_str(), after, limit).await
+    }
+
+    async fn adjust(
+        &self,
+        tenant: &TenantId,
+        adjustments: Vec<Adjustment>,
+        now_us: i64,
+    ) -> Result<i64, Error> {
+        let tenant = tenant.clone();
+        self.ask(|reply| Job::Adjust {
+            tenant,
+            adjustments,
+            now_us,
+            reply,
+        })
+        .await
+    }
+
+    async fn add_prices(
+        &self,
+        tenant: Option<&TenantId>,
+        prices: Vec<Price>,
+        now_us: i64,
+    ) -> Result<Vec<(i64, bool)>, Error> {
+        let tenant = tenant
+            .map(|tenant| tenant.as_str().to_owned())
+            .unwrap_or_default();
+        self.ask(|reply| Job::AddPrices {
+            tenant,
+            prices,
+            now_us,
+            reply,
+        })
+        .await
+    }
+
+    async fn prices(
+        &self,
+        tenant: &TenantId,
+        after_version: i64,
+    ) -> Result<Vec<StoredPrice>, Error> {
+        prices::read(&self.readers, tenant.as_str(), after_version).await
+    }
+
+    async fn last_price_version(&self) -> Result<i64, Error> {
+        sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM prices")
+            .fetch_one(&self.readers)
+            .await
+            .map_err(unavailable)
+    }
+
+    async fn check(&self) -> Result<(), Error> {
+        self.ask(|reply| Job::Check { reply }).await
+    }
+
+    async fn close(&self) {
+        let (reply, closed) = oneshot::channel();
+        if self.jobs.send(Job::Close { reply }).await.is_ok() {
+            let _ = closed.await;
+        }
+        self.readers.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ledger_urls_name_a_file() {
+        assert_eq!(path_of_url("sqlite:a/b.db"), Some("a/b.db".into()));
+        assert_eq!(path_of_url("sqlite:///var/t.db"), Some("/var/t.db".into()));
+        for bad in ["sqlite:", "sqlite::memory:", "postgres://x", "a.db"] {
+            assert_eq!(path_of_url(bad), None, "{bad}");
+        }
+    }
+}

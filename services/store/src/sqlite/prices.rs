@@ -1,0 +1,88 @@
+//! The price book's table: versions are added, never changed.
+
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use sqlx::{Connection as _, Row as _};
+use tokenmeter_model::price::Price;
+
+use super::lines::corrupt;
+use super::unavailable;
+use crate::ledger::{Error, StoredPrice};
+
+/// Adds the prices that do not stand yet, figure for figure, in one transaction.
+pub(super) async fn add(
+    connection: &mut SqliteConnection,
+    tenant: &str,
+    prices: Vec<Price>,
+    now_us: i64,
+) -> Result<Vec<(i64, bool)>, Error> {
+    let mut transaction = connection
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .map_err(unavailable)?;
+    let mut versions = Vec::with_capacity(prices.len());
+    for mut price in prices {
+        price.version = 0;
+        let text = serde_json::to_string(&price).map_err(|e| Error::Corrupt(e.to_string()))?;
+        let standing: Option<(i64, String)> = sqlx::query_as(
+            "SELECT version, price FROM prices WHERE tenant_id = ?1 AND provider = ?2 \
+             AND model = ?3 AND effective_from = ?4 ORDER BY version DESC LIMIT 1",
+        )
+        .bind(tenant)
+        .bind(&price.provider)
+        .bind(&price.model)
+        .bind(price.effective_from_us)
+        .fetch_optional(&mut *transaction)
+        .await
+        .map_err(unavailable)?;
+        if let Some((version, _)) = standing.filter(|(_, standing)| *standing == text) {
+            versions.push((version, false));
+            continue;
+        }
+        let added = sqlx::query(
+            "INSERT INTO prices (tenant_id, provider, model, effective_from, created_at, price) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )
+        .bind(tenant)
+        .bind(&price.provider)
+        .bind(&price.model)
+        .bind(price.effective_from_us)
+        .bind(now_us)
+        .bind(text)
+        .execute(&mut *transaction)
+        .await
+        .map_err(unavailable)?;
+        versions.push((added.last_insert_rowid(), true));
+    }
+    transaction.commit().await.map_err(unavailable)?;
+    Ok(versions)
+}
+
+/// Reads a tenant's own prices and the shipped ones, of versions after `after`.
+pub(super) async fn read(
+    pool: &SqlitePool,
+    tenant: &str,
+    after: i64,
+) -> Result<Vec<StoredPrice>, Error> {
+    let rows = sqlx::query(
+        "SELECT version, tenant_id, price FROM prices \
+         WHERE tenant_id IN ('', ?1) AND version > ?2 ORDER BY version",
+    )
+    .bind(tenant)
+    .bind(after)
+    .fetch_all(pool)
+    .await
+    .map_err(unavailable)?;
+    rows.iter()
+        .map(|row| {
+            let text: &str = row.try_get("price").map_err(corrupt)?;
+            let mut price: Price =
+                serde_json::from_str(text).map_err(|e| Error::Corrupt(format!("price: {e}")))?;
+            price.version = row.try_get("version").map_err(corrupt)?;
+            let tenant: &str = row.try_get("tenant_id").map_err(corrupt)?;
+            Ok(StoredPrice {
+                price,
+                shipped: tenant.is_empty(),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,5 @@
+-- The rows of one event as it was first recorded: they stand one after the other.
+SELECT * FROM usage_lines
+WHERE tenant_id = ?1 AND event_id = ?2 AND kind = 'usage'
+  AND position BETWEEN ?3 AND ?3 + 15
+ORDER BY line

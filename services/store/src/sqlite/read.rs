@@ -1,0 +1,393 @@
+//! Reading: every answer is one statement, so it is one snapshot.
+
+use std::collections::HashMap;
+
+use sqlx::sqlite::{SqlitePool, SqliteRow};
+use sqlx::{AssertSqlSafe, QueryBuilder, Row as _, Sqlite};
+use tokenmeter_model::price::Quote;
+use tokenmeter_model::totals::{Split, Totals, split};
+
+use super::lines::{self, corrupt};
+use super::{totals, unavailable};
+use crate::ledger::{
+    Error, EventQuery, Latencies, ModelTotals, PricedLine, Range, Recorded, RepriceCandidate,
+    Subject, Unpriced,
+};
+
+fn subject_parts<'a>(subject: &Subject<'a>) -> (&'static str, &'static str, &'a str) {
+    match subject {
+        Subject::User(id) => ("user", "user_id", id),
+        Subject::Team(id) => ("team", "team_id", id),
+        Subject::Session(id) => ("session", "session_id", id),
+    }
+}
+
+/// Totals of one subject: a primary-key look-up for its lifetime; for a range its whole buckets
+/// and the lines of the ragged edges.
+pub(super) async fn totals(
+    pool: &SqlitePool,
+    tenant: &str,
+    subject: Subject<'_>,
+    range: Option<Range>,
+) -> Result<Totals, Error> {
+    let (scope, column, id) = subject_parts(&subject);
+    let lifetime = totals::sum_columns(str::to_owned);
+    let sums = totals::sum_columns(|name| format!("sum({name})"));
+    let of_line = totals::sum_columns(totals::of_line);
+    let row = match range {
+        None => {
+            let sql = format!(
+                "SELECT {lifetime}, updated_at FROM usage_totals \
+                 WHERE tenant_id = ?1 AND scope = ?2 AND subject = ?3 AND bucket = 0"
+            );
+            let query = sqlx::query(AssertSqlSafe(sql))
+                .bind(tenant)
+                .bind(scope)
+                .bind(id);
+            query.fetch_optional(pool).await.map_err(unavailable)?
+        }
+        Some(range) => {
+            // Sessions keep no buckets: all of the range comes from their lines.
+            let split = match subject {
+                Subject::Session(_) => Split {
+                    buckets: (0, 0),
+                    before: (range.from_us, range.to_us),
+                    after: (0, 0),
+                },
+                _ => split(range.from_us, range.to_us),
+            };
+            let edge = format!(
+                "SELECT {of_line}, recorded_at FROM usage_lines \
+                 WHERE tenant_id = ?1 AND {column} = ?3 AND {column} <> '' AND charge_time"
+            );
+            let named = totals::sum_columns(str::to_owned);
+            let sql = format!(
+                "WITH parts ({named}, updated_at) AS (\
+                 SELECT {lifetime}, updated_at FROM usage_totals \
+                 WHERE tenant_id = ?1 AND scope = ?2 AND subject = ?3 \
+                   AND bucket >= ?4 AND bucket < ?5 \
+                 UNION ALL {edge} >= ?6 AND charge_time < ?7 \
+                 UNION ALL {edge} >= ?8 AND charge_time < ?9) \
+                 SELECT {sums}, max(updated_at) FROM parts"
+            );
+            bind_split(
+                sqlx::query(AssertSqlSafe(sql))
+                    .bind(tenant)
+                    .bind(scope)
+                    .bind(id),
+                &split,
+            )
+            .fetch_optional(pool)
+            .await
+            .map_err(unavailable)?
+        }
+    };
+    row.map_or_else(|| Ok(Totals::default()), |row| totals::read(&row, 0))
+}
+
+type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
+
+fn bind_split<'q>(query: Query<'q>, split: &Split) -> Query<'q> {
+    query
+        .bind(split.buckets.0)
+        .bind(split.buckets.1)
+        .bind(split.before.0)
+        .bind(split.before.1)
+        .bind(split.after.0)
+        .bind(split.after.1)
+}
+
+/// Totals of every model of a tenant.
+pub(super) async fn model_totals(
+    pool: &SqlitePool,
+    tenant: &str,
+    range: Option<Range>,
+) -> Result<Vec<ModelTotals>, Error> {
+    let named = totals::sum_columns(str::to_owned);
+    let sums = totals::sum_columns(|name| format!("sum({name})"));
+    let of_line = totals::sum_columns(totals::of_line);
+    let split = range.map(|range| split(range.from_us, range.to_us));
+    let sql = if split.is_none() {
+        format!(
+            "SELECT subject, {named}, updated_at FROM usage_totals \
+             WHERE tenant_id = ?1 AND scope = 'model' AND bucket = 0"
+        )
+    } else {
+        let edge = format!(
+            "SELECT provider || '/' || model, {of_line}, recorded_at FROM usage_lines \
+             WHERE tenant_id = ?1 AND charge_time"
+        );
+        format!(
+            "WITH parts (subject, {named}, updated_at) AS (\
+             SELECT subject, {named}, updated_at FROM usage_totals \
+             WHERE tenant_id = ?1 AND scope = 'model' AND bucket >= ?2 AND bucket < ?3 \
+             UNION ALL {edge} >= ?4 AND charge_time < ?5 \
+             UNION ALL {edge} >= ?6 AND charge_time < ?7) \
+             SELECT subject, {sums}, max(updated_at) FROM parts GROUP BY subject"
+        )
+    };
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(tenant);
+    let query = match &split {
+        Some(split) => bind_split(query, split),
+        None => query,
+    };
+    read_models(&query.fetch_all(pool).await.map_err(unavailable)?)
+}
+
+/// Totals of every model of one session, from its lines.
+pub(super) async fn session_models(
+    pool: &SqlitePool,
+    tenant: &str,
+    session: &str,
+) -> Result<Vec<ModelTotals>, Error> {
+    let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
+    let sql = format!(
+        "SELECT provider || '/' || model AS subject, {sums}, max(recorded_at) FROM usage_lines \
+         WHERE tenant_id = ?1 AND session_id = ?2 AND session_id <> '' GROUP BY provider, model"
+    );
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(tenant).bind(session);
+    read_models(&query.fetch_all(pool).await.map_err(unavailable)?)
+}
+
+fn read_models(rows: &[SqliteRow]) -> Result<Vec<ModelTotals>, Error> {
+    let mut models = rows
+        .iter()
+        .map(|row| {
+            let subject: &str = row.try_get(0).map_err(corrupt)?;
+            let (provider, model) = subject
+                .split_once('/')
+                .ok_or_else(|| Error::Corrupt("a model total without a provider".into()))?;
+            Ok(ModelTotals {
+                provider: provider.to_owned(),
+                model: model.to_owned(),
+                totals: totals::read(row, 1)?,
+            })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    models.sort_by(|a, b| (&a.provider, &a.model).cmp(&(&b.provider, &b.model)));
+    Ok(models)
+}
+
+/// Percentiles of response times.
+pub(super) async fn latencies(
+    pool: &SqlitePool,
+    tenant: &str,
+    range: Option<Range>,
+) -> Result<Latencies, Error> {
+    let range = range.unwrap_or(Range {
+        from_us: i64::MIN,
+        to_us: i64::MAX,
+    });
+    let (p50_ms, p90_ms, p95_ms, p99_ms) = sqlx::query_as(include_str!("queries/latencies.sql"))
+        .bind(tenant)
+        .bind(range.from_us)
+        .bind(range.to_us)
+        .fetch_one(pool)
+        .await
+        .map_err(unavailable)?;
+    Ok(Latencies {
+        p50_ms,
+        p90_ms,
+        p95_ms,
+        p99_ms,
+    })
+}
+
+/// Events of a tenant, newest first, with the quotes that stand today.
+pub(super) async fn events(
+    pool: &SqlitePool,
+    tenant: &str,
+    wanted: &EventQuery,
+) -> Result<Vec<Recorded>, Error> {
+    // One read transaction, so that lines and corrections are of one snapshot.
+    let mut snapshot = pool.begin().await.map_err(unavailable)?;
+    let firsts = events_query(tenant, wanted)
+        .build()
+        .fetch_all(&mut *snapshot)
+        .await
+        .map_err(unavailable)?;
+    let mut positions = Vec::with_capacity(firsts.len());
+    for row in &firsts {
+        let position: i64 = row.try_get("position").map_err(corrupt)?;
+        let lines: i64 = row.try_get("line_count").map_err(corrupt)?;
+        positions.extend(position + 1..position + lines);
+    }
+    let mut further: HashMap<String, Vec<SqliteRow>> = HashMap::new();
+    for row in by_position(&mut snapshot, "position", &positions).await? {
+        further
+            .entry(row.try_get("event_id").map_err(corrupt)?)
+            .or_default()
+            .push(row);
+    }
+    let mut events = Vec::with_capacity(firsts.len());
+    for first in firsts {
+        let mut rows = vec![first];
+        let id: String = rows[0].try_get("event_id").map_err(corrupt)?;
+        rows.extend(further.remove(&id).unwrap_or_default());
+        events.push(lines::read(&rows)?);
+    }
+    apply_corrections(&mut snapshot, &mut events).await?;
+    Ok(events)
+}
+
+fn events_query(tenant: &str, wanted: &EventQuery) -> QueryBuilder<Sqlite> {
+    let mut query =
+        QueryBuilder::new("SELECT * FROM usage_lines AS l WHERE line = 0 AND kind = 'usage'");
+    query.push(" AND tenant_id = ").push_bind(tenant.to_owned());
+    for (column, value) in [
+        (" AND user_id = ", &wanted.user_id),
+        (" AND team_id = ", &wanted.team_id),
+        (
+            " AND session_id <> '' AND session_id = ",
+            &wanted.session_id,
+        ),
+        (" AND provider = ", &wanted.provider),
+    ] {
+        if !value.is_empty() {
+            query.push(column).push_bind(value.clone());
+        }
+    }
+    if !wanted.event_id.is_empty() {
+        query
+            .push(" AND position = (SELECT position FROM event_keys WHERE tenant_id = ")
+            .push_bind(tenant.to_owned())
+            .push(" AND event_id = ")
+            .push_bind(wanted.event_id.clone())
+            .push(")");
+    }
+    if !wanted.model.is_empty() {
+        query
+            .push(
+                " AND EXISTS (SELECT 1 FROM usage_lines AS m WHERE m.kind = 'usage' AND m.model = ",
+            )
+            .push_bind(wanted.model.clone())
+            .push(" AND m.position BETWEEN l.position AND l.position + l.line_count - 1)");
+    }
+    if let Some(range) = wanted.range {
+        query.push(" AND charge_time >= ").push_bind(range.from_us);
+        query.push(" AND charge_time < ").push_bind(range.to_us);
+    }
+    if let Some((time, position)) = wanted.before {
+        query
+            .push(" AND (charge_time, position) < (")
+            .push_bind(time);
+        query.push(", ").push_bind(position).push(")");
+    }
+    query
+        .push(" ORDER BY charge_time DESC, position DESC LIMIT ")
+        .push_bind(wanted.limit);
+    query
+}
+
+async fn by_position(
+    connection: &mut sqlx::SqliteConnection,
+    column: &'static str,
+    positions: &[i64],
+) -> Result<Vec<SqliteRow>, Error> {
+    if positions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let list = serde_json::to_string(positions).map_err(|e| Error::Corrupt(e.to_string()))?;
+    let sql = format!(
+        "SELECT * FROM usage_lines WHERE {column} IN (SELECT value FROM json_each(?1)) \
+         ORDER BY position"
+    );
+    sqlx::query(AssertSqlSafe(sql))
+        .bind(list)
+        .fetch_all(connection)
+        .await
+        .map_err(unavailable)
+}
+
+/// Adds every line's corrections to its quote.
+async fn apply_corrections(
+    connection: &mut sqlx::SqliteConnection,
+    events: &mut [Recorded],
+) -> Result<(), Error> {
+    let positions: Vec<i64> = events
+        .iter()
+        .flat_map(|event| event.quotes.iter().zip(event.position..).map(|(_, at)| at))
+        .collect();
+    let mut corrections: HashMap<i64, Quote> = HashMap::new();
+    for row in by_position(connection, "of_position", &positions).await? {
+        let of: i64 = row.try_get("of_position").map_err(corrupt)?;
+        if let Some(quote) = lines::read_quote(&row)? {
+            add_quote(corrections.entry(of).or_default(), &quote);
+        }
+    }
+    for event in events {
+        for (quote, position) in event.quotes.iter_mut().zip(event.position..) {
+            if let Some(correction) = corrections.get(&position) {
+                add_quote(quote.get_or_insert_default(), correction);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn add_quote(quote: &mut Quote, correction: &Quote) {
+    quote.cost_nano_usd += correction.cost_nano_usd;
+    quote.cache_saving_nano_usd += correction.cache_saving_nano_usd;
+    quote.cache_write_extra_nano_usd += correction.cache_write_extra_nano_usd;
+    quote.price_version = correction.price_version;
+}
+
+/// Models with lines that wait for a price.
+pub(super) async fn unpriced(
+    pool: &SqlitePool,
+    tenant: &str,
+    after: Option<(&str, &str)>,
+    limit: i64,
+) -> Result<Vec<Unpriced>, Error> {
+    let (provider, model) = after.unwrap_or_default();
+    let rows = sqlx::query(include_str!("queries/unpriced.sql"))
+        .bind(tenant)
+        .bind(provider)
+        .bind(model)
+        .bind(limit)
+        .fetch_all(pool)
+        .await
+        .map_err(unavailable)?;
+    rows.iter()
+        .map(|row| {
+            Ok(Unpriced {
+                provider: row.try_get("provider").map_err(corrupt)?,
+                model: row.try_get("model").map_err(corrupt)?,
+                lines: row.try_get("lines").map_err(corrupt)?,
+                tokens: row.try_get("tokens").map_err(corrupt)?,
+                first_us: row.try_get("first_us").map_err(corrupt)?,
+                last_us: row.try_get("last_us").map_err(corrupt)?,
+            })
+        })
+        .collect()
+}
+
+/// Unpriced lines after a position.
+pub(super) async fn unpriced_lines(
+    pool: &SqlitePool,
+    tenant: &str,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<RepriceCandidate>, Error> {
+    let rows = sqlx::query(include_str!("queries/unpriced_lines.sql"))
+        .bind(tenant)
+        .bind(after)
+        .bind(limit)
+        .fetch_all(pool)
+        .await
+        .map_err(unavailable)?;
+    rows.iter()
+        .map(|row| {
+            Ok(RepriceCandidate {
+                position: row.try_get("position").map_err(corrupt)?,
+                provider: row.try_get("provider").map_err(corrupt)?,
+                service_tier: row.try_get("service_tier").map_err(corrupt)?,
+                charge_time_us: row.try_get("charge_time").map_err(corrupt)?,
+                priced: PricedLine {
+                    line: lines::read_line(row)?,
+                    quote: None,
+                },
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,138 @@
+//! `usage_totals`: sums gathered in memory, then one upsert for each distinct key.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use sqlx::Row as _;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use tokenmeter_model::totals::{Totals, bucket};
+
+use super::insert::Insert;
+use crate::ledger::Error;
+
+/// Bucket of a lifetime total; no event is old enough to fall into it.
+const LIFETIME: i64 = 0;
+
+/// The sums as columns, in the order of [`Totals::SUMS`].
+pub(super) fn sum_columns(render: impl Fn(&str) -> String) -> String {
+    Totals::SUMS
+        .iter()
+        .map(|name| render(name))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Who a line counts for.
+pub(super) struct Owner<'a> {
+    pub(super) tenant: &'a str,
+    pub(super) user: &'a str,
+    pub(super) team: &'a str,
+    pub(super) session: &'a str,
+    pub(super) provider: &'a str,
+    pub(super) model: &'a str,
+    pub(super) charge_time_us: i64,
+}
+
+/// What a batch adds to each total. Ordered by key, so that upserts walk the tree once and any
+/// two batches take rows in the same order.
+#[derive(Default)]
+pub(super) struct Batch<'a>(BTreeMap<Key<'a>, Totals>);
+
+type Key<'a> = (&'a str, &'static str, Cow<'a, str>, i64);
+
+impl<'a> Batch<'a> {
+    /// Adds a line to every total that counts it.
+    pub(super) fn add(&mut self, owner: &Owner<'a>, sums: &Totals) {
+        let now = bucket(owner.charge_time_us);
+        let model: Cow<'a, str> = Cow::Owned(format!("{}/{}", owner.provider, owner.model));
+        let user = Cow::Borrowed(owner.user);
+        self.one(owner.tenant, "user", user.clone(), LIFETIME, sums);
+        self.one(owner.tenant, "user", user, now, sums);
+        self.one(owner.tenant, "model", model.clone(), LIFETIME, sums);
+        self.one(owner.tenant, "model", model, now, sums);
+        if !owner.team.is_empty() {
+            let team = Cow::Borrowed(owner.team);
+            self.one(owner.tenant, "team", team.clone(), LIFETIME, sums);
+            self.one(owner.tenant, "team", team, now, sums);
+        }
+        if !owner.session.is_empty() {
+            let session = Cow::Borrowed(owner.session);
+            self.one(owner.tenant, "session", session, LIFETIME, sums);
+        }
+    }
+
+    fn one(
+        &mut self,
+        tenant: &'a str,
+        scope: &'static str,
+        subject: Cow<'a, str>,
+        bucket: i64,
+        sums: &Totals,
+    ) {
+        *self.0.entry((tenant, scope, subject, bucket)).or_default() += sums;
+    }
+
+    /// Adds everything to the ledger's totals.
+    pub(super) async fn write(
+        self,
+        connection: &mut SqliteConnection,
+        upsert: &Insert,
+    ) -> Result<(), sqlx::Error> {
+        let rows: Vec<_> = self.0.into_iter().collect();
+        upsert
+            .run(
+                connection,
+                &rows,
+                |((tenant, scope, subject, bucket), totals), row| {
+                    row.push((*tenant).to_owned())
+                        .push(*scope)
+                        .push(subject.clone().into_owned())
+                        .push(*bucket);
+                    for sum in totals.sums() {
+                        row.push(sum);
+                    }
+                    row.push(totals.updated_at_us);
+                },
+            )
+            .await?;
+        Ok(())
+    }
+}
+
+/// The upsert of [`Batch::write`].
+pub(super) fn upsert() -> Insert {
+    let mut columns = vec!["tenant_id", "scope", "subject", "bucket"];
+    columns.extend(Totals::SUMS);
+    columns.push("updated_at");
+    let sums = sum_columns(|name| format!("{name} = {name} + excluded.{name}"));
+    let tail = format!(
+        "ON CONFLICT (tenant_id, scope, subject, bucket) DO UPDATE SET {sums}, \
+         updated_at = max(updated_at, excluded.updated_at)"
+    );
+    Insert::new("usage_totals", &columns, &tail)
+}
+
+/// Reads sums in the order of [`Totals::SUMS`] from column `first` on, then `updated_at`. An
+/// aggregate over no rows reads as zero.
+pub(super) fn read(row: &SqliteRow, first: usize) -> Result<Totals, Error> {
+    let column = |n: usize| {
+        row.try_get::<Option<i64>, _>(first + n)
+            .map(Option::unwrap_or_default)
+            .map_err(super::lines::corrupt)
+    };
+    let mut sums = [0; Totals::SUMS.len()];
+    for (n, sum) in sums.iter_mut().enumerate() {
+        *sum = column(n)?;
+    }
+    Ok(Totals::from_sums(sums, column(sums.len())?))
+}
+
+/// The figures of a row of `usage_lines`, in the order of [`Totals::SUMS`], as SQL.
+pub(super) fn of_line(name: &str) -> String {
+    match name {
+        "succeeded" | "failed" | "interrupted" => format!("requests * (status = '{name}')"),
+        "latency_ms" => "requests * coalesce(latency_ms, 0)".to_owned(),
+        "latency_events" => "requests * (latency_ms IS NOT NULL)".to_owned(),
+        other => other.to_owned(),
+    }
+}

@@ -1,0 +1,500 @@
+//! The one task that writes. Calls gather while the transaction before them commits (group
+//! commit, no timer), and each group is one transaction: keys, lines, totals, position.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{Connection as _, Row as _};
+use tokenmeter_model::event::FINGERPRINT_BYTES;
+use tokenmeter_model::id::TenantId;
+use tokenmeter_model::price::Price;
+use tokenmeter_model::totals::Totals;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::insert::Insert;
+use super::lines::{self, NewLine};
+use super::totals::{self, Batch, Owner};
+use super::{prices, unavailable};
+use crate::ledger::{Adjustment, Error, Outcome, Recorded, Submission};
+
+/// Events that one transaction takes at most. Larger groups gain little and wait longer
+/// (measured: docs/adr/0003).
+const GROUP_EVENTS: usize = 1_000;
+
+/// Outcomes of one batch, in its order.
+pub(super) type Outcomes = Result<Vec<Result<Outcome, Error>>, Error>;
+
+/// Work for the writer.
+pub(super) enum Job {
+    Record(Batched),
+    Adjust {
+        tenant: TenantId,
+        adjustments: Vec<Adjustment>,
+        now_us: i64,
+        reply: oneshot::Sender<Result<i64, Error>>,
+    },
+    AddPrices {
+        tenant: String,
+        prices: Vec<Price>,
+        now_us: i64,
+        reply: oneshot::Sender<Result<Vec<(i64, bool)>, Error>>,
+    },
+    Check {
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    Close {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// One call's events, and its place in the queue's bound until it is answered.
+pub(super) struct Batched {
+    pub(super) batch: Arc<[Submission]>,
+    pub(super) reply: oneshot::Sender<Outcomes>,
+    pub(super) queued: OwnedSemaphorePermit,
+}
+
+/// The writer with its connection and prepared inserts.
+pub(super) struct Writer {
+    connection: SqliteConnection,
+    keys: Insert,
+    lines: Insert,
+    totals: Insert,
+}
+
+impl Writer {
+    pub(super) fn new(connection: SqliteConnection) -> Self {
+        Self {
+            connection,
+            keys: Insert::new(
+                "event_keys",
+                &["tenant_id", "event_id", "fingerprint", "position"],
+                "ON CONFLICT DO NOTHING",
+            ),
+            lines: Insert::new("usage_lines", lines::COLUMNS, ""),
+            totals: totals::upsert(),
+        }
+    }
+
+    /// Writes until told to close or until nobody can send any more.
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut next = None;
+        loop {
+            let job = match next.take() {
+                Some(job) => job,
+                None => match jobs.recv().await {
+                    Some(job) => job,
+                    None => break,
+                },
+            };
+            match job {
+                Job::Record(first) => {
+                    let (group, after) = gather(first, &mut jobs);
+                    next = after;
+                    self.record(group).await;
+                }
+                Job::Adjust {
+                    tenant,
+                    adjustments,
+                    now_us,
+                    reply,
+                } => {
+                    let _ = reply.send(self.adjust(&tenant, &adjustments, now_us).await);
+                }
+                Job::AddPrices {
+                    tenant,
+                    prices,
+                    now_us,
+                    reply,
+                } => {
+                    let added = prices::add(&mut self.connection, &tenant, prices, now_us).await;
+                    let _ = reply.send(added);
+                }
+                Job::Check { reply } => {
+                    let _ = reply.send(self.check().await);
+                }
+                Job::Close { reply } => {
+                    if let Err(error) = self.connection.close().await {
+                        tracing::warn!(%error, "closing the ledger");
+                    }
+                    let _ = reply.send(());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Records a group and answers each call in it.
+    async fn record(&mut self, group: Vec<Batched>) {
+        let submissions: Vec<&Submission> = group.iter().flat_map(|one| one.batch.iter()).collect();
+        let outcomes = match self.write(&submissions).await {
+            Ok(outcomes) => Ok(outcomes.into_iter().map(Ok).collect::<Vec<_>>()),
+            // One submission does not fit: record each alone, so that the others stand.
+            Err(Error::OutOfRange(_)) if submissions.len() > 1 => {
+                let mut outcomes = Vec::with_capacity(submissions.len());
+                for submission in &submissions {
+                    let outcome = self.write(&[submission]).await;
+                    outcomes.push(outcome.and_then(|mut one| {
+                        one.pop().ok_or_else(|| Error::Corrupt("no outcome".into()))
+                    }));
+                }
+                Ok(outcomes)
+            }
+            Err(Error::OutOfRange(text)) => Ok(vec![Err(Error::OutOfRange(text))]),
+            Err(error) => Err(error.to_string()),
+        };
+        let mut outcomes = outcomes.map(Vec::into_iter);
+        for Batched {
+            batch,
+            reply,
+            queued,
+        } in group
+        {
+            let answer = match &mut outcomes {
+                Ok(outcomes) => Ok(outcomes.by_ref().take(batch.len()).collect()),
+                Err(text) => Err(Error::Unavailable(text.clone())),
+            };
+            // The caller may have gone; what is committed stands all the same.
+            let _ = reply.send(answer);
+            drop(queued);
+        }
+    }
+
+    /// One transaction: keys, lines, totals, position. Nothing is acknowledged before its commit.
+    async fn write(&mut self, submissions: &[&Submission]) -> Result<Vec<Outcome>, Error> {
+        let Self {
+            connection,
+            keys,
+            lines,
+            totals,
+        } = self;
+        let mut transaction = connection
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(unavailable)?;
+        let mut last = last_position(&mut transaction).await?;
+        let mut positions = Vec::with_capacity(submissions.len());
+        for submission in submissions {
+            positions.push(last + 1);
+            last += i64::try_from(submission.event.lines.len()).unwrap_or(1);
+        }
+        let numbered: Vec<_> = submissions.iter().copied().zip(positions).collect();
+        let new = insert_keys(&mut transaction, keys, &numbered).await?;
+
+        let mut rows = Vec::with_capacity(numbered.len());
+        let mut sums = Batch::default();
+        for ((submission, position), new) in numbered.iter().zip(&new) {
+            if matches!(new, Key::New) {
+                add_submission(submission, *position, &mut rows, &mut sums);
+            }
+        }
+        lines
+            .run(&mut transaction, &rows, lines::bind)
+            .await
+            .map_err(unavailable)?;
+        sums.write(&mut transaction, totals)
+            .await
+            .map_err(unavailable)?;
+        set_last_position(&mut transaction, last).await?;
+
+        let mut outcomes = Vec::with_capacity(numbered.len());
+        for ((submission, position), key) in numbered.iter().zip(new) {
+            outcomes.push(match key {
+                Key::New => Outcome::Recorded {
+                    position: *position,
+                },
+                Key::Stands {
+                    position,
+                    same: true,
+                } => {
+                    let recorded = first_record(&mut transaction, submission, position).await?;
+                    Outcome::Duplicate(Box::new(recorded))
+                }
+                Key::Stands { same: false, .. } => Outcome::Conflict,
+            });
+        }
+        transaction.commit().await.map_err(unavailable)?;
+        Ok(outcomes)
+    }
+
+    /// Posts the compensating entries that still apply, in one transaction.
+    async fn adjust(
+        &mut self,
+        tenant: &TenantId,
+        adjustments: &[Adjustment],
+        now_us: i64,
+    ) -> Result<i64, Error> {
+        let Self {
+            connection, totals, ..
+        } = self;
+        let mut transaction = connection
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(unavailable)?;
+        let mut last = last_position(&mut transaction).await?;
+        let mut applied = 0;
+        for adjustment in adjustments {
+            if adjust_one(
+                &mut transaction,
+                totals,
+                tenant,
+                adjustment,
+                last + 1,
+                now_us,
+            )
+            .await?
+            {
+                last += 1;
+                applied += 1;
+            }
+        }
+        set_last_position(&mut transaction, last).await?;
+        transaction.commit().await.map_err(unavailable)?;
+        Ok(applied)
+    }
+
+    /// Takes the write lock and gives it back.
+    async fn check(&mut self) -> Result<(), Error> {
+        let transaction = self
+            .connection
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(unavailable)?;
+        transaction.rollback().await.map_err(unavailable)
+    }
+}
+
+/// Takes what waits, up to [`GROUP_EVENTS`], and the job of another kind that ended the group.
+fn gather(first: Batched, jobs: &mut mpsc::Receiver<Job>) -> (Vec<Batched>, Option<Job>) {
+    let mut events = first.batch.len();
+    let mut group = vec![first];
+    while events < GROUP_EVENTS {
+        match jobs.try_recv() {
+            Ok(Job::Record(more)) => {
+                events += more.batch.len();
+                group.push(more);
+            }
+            Ok(other) => return (group, Some(other)),
+            Err(_) => break,
+        }
+    }
+    (group, None)
+}
+
+fn add_submission<'a>(
+    submission: &'a Submission,
+    position: i64,
+    rows: &mut Vec<NewLine<'a>>,
+    sums: &mut Batch<'a>,
+) {
+    let event = &submission.event;
+    for (index, (line, position)) in event.lines.iter().zip(position..).enumerate() {
+        rows.push(NewLine {
+            position,
+            index,
+            submission,
+        });
+        let owner = Owner {
+            tenant: submission.tenant.as_str(),
+            user: &event.user_id,
+            team: &event.team_id,
+            session: &event.session_id,
+            provider: &event.provider,
+            model: &line.model,
+            charge_time_us: submission.charge_time_us,
+        };
+        let quote = submission.quotes.get(index).and_then(Option::as_ref);
+        let line_sums = Totals::of_line(
+            event,
+            &line.counts,
+            quote,
+            index == 0,
+            submission.recorded_at_us,
+        );
+        sums.add(&owner, &line_sums);
+    }
+}
+
+/// Whether a submission's key was free.
+enum Key {
+    New,
+    Stands { position: i64, same: bool },
+}
+
+/// Takes the keys that are free. The common case, all free, is one statement.
+async fn insert_keys(
+    connection: &mut SqliteConnection,
+    insert: &Insert,
+    numbered: &[(&Submission, i64)],
+) -> Result<Vec<Key>, Error> {
+    let taken = insert
+        .run(connection, numbered, |(submission, position), row| {
+            row.push(submission.tenant.as_str().to_owned())
+                .push(submission.event.event_id.clone())
+                .push(submission.fingerprint.to_vec())
+                .push(*position);
+        })
+        .await
+        .map_err(unavailable)?;
+    if usize::try_from(taken) == Ok(numbered.len()) {
+        return Ok(numbered.iter().map(|_| Key::New).collect());
+    }
+    let standing = find_keys(connection, numbered).await?;
+    numbered
+        .iter()
+        .map(|(submission, position)| {
+            let id = (
+                submission.tenant.as_str().to_owned(),
+                submission.event.event_id.clone(),
+            );
+            let (fingerprint, at) = standing
+                .get(&id)
+                .ok_or_else(|| Error::Corrupt("a key that was taken is gone".into()))?;
+            Ok(if at == position {
+                Key::New
+            } else {
+                Key::Stands {
+                    position: *at,
+                    same: fingerprint[..] == submission.fingerprint[..],
+                }
+            })
+        })
+        .collect()
+}
+
+type Standing = HashMap<(String, String), (Vec<u8>, i64)>;
+
+async fn find_keys(
+    connection: &mut SqliteConnection,
+    numbered: &[(&Submission, i64)],
+) -> Result<Standing, Error> {
+    let wanted: Vec<_> = numbered
+        .iter()
+        .map(|(submission, _)| {
+            (
+                submission.tenant.as_str(),
+                submission.event.event_id.as_str(),
+            )
+        })
+        .collect();
+    let wanted = serde_json::to_string(&wanted).map_err(|e| Error::Corrupt(e.to_string()))?;
+    let rows = sqlx::query(include_str!("queries/find_keys.sql"))
+        .bind(wanted)
+        .fetch_all(connection)
+        .await
+        .map_err(unavailable)?;
+    let mut standing = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let fingerprint: Vec<u8> = row.try_get("fingerprint").map_err(lines::corrupt)?;
+        if fingerprint.len() != FINGERPRINT_BYTES {
+            return Err(Error::Corrupt(format!(
+                "a fingerprint of {} bytes",
+                fingerprint.len()
+            )));
+        }
+        standing.insert(
+            (
+                row.try_get("tenant_id").map_err(lines::corrupt)?,
+                row.try_get("event_id").map_err(lines::corrupt)?,
+            ),
+            (
+                fingerprint,
+                row.try_get("position").map_err(lines::corrupt)?,
+            ),
+        );
+    }
+    Ok(standing)
+}
+
+/// The event as it was first recorded.
+async fn first_record(
+    connection: &mut SqliteConnection,
+    submission: &Submission,
+    position: i64,
+) -> Result<Recorded, Error> {
+    let rows = sqlx::query(include_str!("queries/event_rows.sql"))
+        .bind(submission.tenant.as_str())
+        .bind(&submission.event.event_id)
+        .bind(position)
+        .fetch_all(connection)
+        .await
+        .map_err(unavailable)?;
+    lines::read(&rows)
+}
+
+/// Posts one compensating entry if the quote that the caller saw still stands.
+async fn adjust_one(
+    connection: &mut SqliteConnection,
+    totals: &Insert,
+    tenant: &TenantId,
+    adjustment: &Adjustment,
+    position: i64,
+    now_us: i64,
+) -> Result<bool, Error> {
+    let row = sqlx::query(include_str!("queries/standing_quote.sql"))
+        .bind(tenant.as_str())
+        .bind(adjustment.position)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(unavailable)?;
+    let Some(row) = row else { return Ok(false) };
+    let standing = lines::read_quote(&row)?;
+    if standing != adjustment.from || standing == Some(adjustment.to) {
+        return Ok(false);
+    }
+    let before = standing.unwrap_or_default();
+    let sums = Totals {
+        cost_nano_usd: adjustment.to.cost_nano_usd - before.cost_nano_usd,
+        cache_saving_nano_usd: adjustment.to.cache_saving_nano_usd - before.cache_saving_nano_usd,
+        cache_write_extra_nano_usd: adjustment.to.cache_write_extra_nano_usd
+            - before.cache_write_extra_nano_usd,
+        unpriced_lines: if standing.is_none() { -1 } else { 0 },
+        updated_at_us: now_us,
+        ..Totals::default()
+    };
+    sqlx::query(include_str!("queries/insert_reprice.sql"))
+        .bind(position)
+        .bind(adjustment.position)
+        .bind(now_us)
+        .bind(sums.unpriced_lines)
+        .bind(sums.cost_nano_usd)
+        .bind(sums.cache_saving_nano_usd)
+        .bind(sums.cache_write_extra_nano_usd)
+        .bind(adjustment.to.price_version)
+        .execute(&mut *connection)
+        .await
+        .map_err(unavailable)?;
+    let text = |column: &str| row.try_get::<&str, _>(column).map_err(lines::corrupt);
+    let mut batch = Batch::default();
+    batch.add(
+        &Owner {
+            tenant: tenant.as_str(),
+            user: text("user_id")?,
+            team: text("team_id")?,
+            session: text("session_id")?,
+            provider: text("provider")?,
+            model: text("model")?,
+            charge_time_us: row.try_get("charge_time").map_err(lines::corrupt)?,
+        },
+        &sums,
+    );
+    batch.write(connection, totals).await.map_err(unavailable)?;
+    Ok(true)
+}
+
+async fn last_position(connection: &mut SqliteConnection) -> Result<i64, Error> {
+    sqlx::query_scalar("SELECT last_position FROM ledger_state WHERE id = 1")
+        .fetch_one(connection)
+        .await
+        .map_err(unavailable)
+}
+
+async fn set_last_position(connection: &mut SqliteConnection, last: i64) -> Result<(), Error> {
+    sqlx::query("UPDATE ledger_state SET last_position = ?1 WHERE id = 1")
+        .bind(last)
+        .execute(connection)
+        .await
+        .map_err(unavailable)?;
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! One conformance suite for the port `Ledger`, run on every backend.
+
+#![allow(unreachable_pub)] // a test binary has no outside
+mod conformance;
+
+/// Runs the whole suite on a backend; `open` makes a fresh, empty ledger and what keeps it alive.
+macro_rules! ledger_suite {
+    ($backend:ident, $open:path) => {
+        mod $backend {
+            use super::conformance;
+
+            #[tokio::test]
+            async fn exactly_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::exactly_once(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn tenant_isolated() {
+                let (ledger, _kept) = $open().await;
+                conformance::tenant_isolated(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn events_read_back_as_recorded() {
+                let (ledger, _kept) = $open().await;
+                conformance::events_read_back_as_recorded(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn lists_page_without_gap_or_repeat() {
+                let (ledger, _kept) = $open().await;
+                conformance::lists_page_without_gap_or_repeat(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn one_bad_item_never_fails_the_others() {
+                let (ledger, _kept) = $open().await;
+                conformance::one_bad_item_never_fails_the_others(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn prices_keep_their_versions() {
+                let (ledger, _kept) = $open().await;
+                conformance::prices_keep_their_versions(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn racing_writers_record_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::racing_writers_record_once(ledger).await;
+            }
+
+            #[test]
+            fn totals_equal_the_reference_at_every_step() {
+                conformance::model::totals_equal_the_reference_at_every_step(|| $open());
+            }
+        }
+    };
+}
+
+ledger_suite!(sqlite, super::open_sqlite);
+
+async fn open_sqlite() -> (tokenmeter_store::sqlite::Sqlite, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = tokenmeter_store::sqlite::Sqlite::open(&folder.path().join("t.db"))
+        .await
+        .unwrap();
+    (ledger, folder)
+}

@@ -1,0 +1,114 @@
+//! The codec of every RPC: prost, except that bytes which are no message are the caller's fault.
+//!
+//! tonic's own codec answers INTERNAL for them, which tells clients to retry or to report a bug
+//! of the server. Here they answer INVALID_ARGUMENT with reason `MESSAGE_UNDECODABLE` and the
+//! field, if prost knows it.
+
+use std::marker::PhantomData;
+
+use prost::{DecodeError, Message};
+use tonic::Status;
+use tonic::codec::{DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+use crate::status::Failure;
+use crate::v1::ErrorReason;
+
+/// Encodes `T`, decodes `U`.
+#[derive(Debug, Clone)]
+pub struct Codec<T, U> {
+    types: PhantomData<(T, U)>,
+}
+
+impl<T, U> Default for Codec<T, U> {
+    fn default() -> Self {
+        Self { types: PhantomData }
+    }
+}
+
+impl<T, U> tonic::codec::Codec for Codec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = MessageEncoder<T>;
+    type Decoder = MessageDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        MessageEncoder(PhantomData)
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        MessageDecoder(PhantomData)
+    }
+}
+
+/// Writes messages.
+#[derive(Debug, Clone)]
+pub struct MessageEncoder<T>(PhantomData<T>);
+
+impl<T: Message> Encoder for MessageEncoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, item: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        item.encode(buffer)
+            .map_err(|_| Status::internal("the answer does not fit its buffer"))
+    }
+}
+
+/// Reads messages.
+#[derive(Debug, Clone)]
+pub struct MessageDecoder<U>(PhantomData<U>);
+
+impl<U: Message + Default> Decoder for MessageDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        U::decode(buffer)
+            .map(Some)
+            .map_err(|error| undecodable(&error))
+    }
+}
+
+/// The status for bytes that are no message.
+fn undecodable(error: &DecodeError) -> Status {
+    let (path, cause) = split(&error.to_string());
+    let failure = Failure::new(
+        ErrorReason::MessageUndecodable,
+        "the message could not be decoded",
+    );
+    match path {
+        Some(path) => failure.violation(path, cause),
+        None => failure.violation("", cause),
+    }
+    .into()
+}
+
+/// Splits prost's text `failed to decode Protobuf message: A.b: C.d: cause` into the innermost
+/// field and the cause. prost gives no other access to them, and puts the innermost field first.
+fn split(text: &str) -> (Option<String>, String) {
+    let text = text
+        .strip_prefix("failed to decode Protobuf message: ")
+        .unwrap_or(text);
+    let mut rest = text;
+    let mut innermost = None;
+    while let Some((head, tail)) = rest.split_once(": ") {
+        let is_field = head
+            .split_once('.')
+            .is_some_and(|(message, field)| is_name(message) && is_name(field));
+        if !is_field {
+            break;
+        }
+        innermost.get_or_insert_with(|| head.to_owned());
+        rest = tail;
+    }
+    (innermost, rest.to_owned())
+}
+
+/// Whether `text` can be the name of a message or field.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}

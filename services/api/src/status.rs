@@ -1,0 +1,196 @@
+//! From a failure to a gRPC status with google.rpc details, and back.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::DOMAIN;
+use crate::v1::ErrorReason;
+
+/// Why an RPC failed: everything that its status tells the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The gRPC code; [`Failure::new`] takes the reason's own.
+    pub code: Code,
+    /// Why, for programs.
+    pub reason: ErrorReason,
+    /// Why, for people: lower case, no full stop, nothing internal.
+    pub message: String,
+    /// Fields out of bounds, each with what is wrong, the bound and the mend.
+    pub violations: Vec<(String, String)>,
+    /// When to retry.
+    pub retry_after: Option<Duration>,
+    /// Type and name of the resource concerned.
+    pub resource: Option<(String, String)>,
+    /// Further facts, as the reason documents them.
+    pub metadata: HashMap<String, String>,
+}
+
+impl Failure {
+    /// A failure with the reason's own gRPC code.
+    pub fn new(reason: ErrorReason, message: impl Into<String>) -> Self {
+        Self {
+            code: code_of(reason),
+            reason,
+            message: message.into(),
+            violations: Vec::new(),
+            retry_after: None,
+            resource: None,
+            metadata: HashMap::new(),
+        }
+    }
+
+    /// Adds a field that is out of bounds.
+    #[must_use]
+    pub fn violation(mut self, field: impl Into<String>, description: impl Into<String>) -> Self {
+        self.violations.push((field.into(), description.into()));
+        self
+    }
+
+    /// Says when to retry.
+    #[must_use]
+    pub fn retry_after(mut self, delay: Duration) -> Self {
+        self.retry_after = Some(delay);
+        self
+    }
+
+    /// Names the resource concerned.
+    #[must_use]
+    pub fn resource(mut self, kind: impl Into<String>, name: impl Into<String>) -> Self {
+        self.resource = Some((kind.into(), name.into()));
+        self
+    }
+
+    /// Adds a further fact.
+    #[must_use]
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(name_of(failure.reason), DOMAIN, failure.metadata);
+        if !failure.violations.is_empty() {
+            details.set_bad_request(
+                failure
+                    .violations
+                    .into_iter()
+                    .map(|(field, description)| FieldViolation::new(field, description))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        if let Some(delay) = failure.retry_after {
+            details.set_retry_info(Some(delay));
+        }
+        if let Some((kind, name)) = failure.resource {
+            details.set_resource_info(kind, name, "", "");
+        }
+        Status::with_error_details(failure.code, failure.message, details)
+    }
+}
+
+/// Reads a failure from a status of this service; `None` if it has no `ErrorInfo` of ours, or
+/// one with a reason that this version does not know.
+pub fn failure_of(status: &Status) -> Option<Failure> {
+    let details = status.get_error_details();
+    let info = details.error_info()?;
+    if info.domain != DOMAIN {
+        return None;
+    }
+    Some(Failure {
+        code: status.code(),
+        reason: reason_of(&info.reason)?,
+        message: status.message().to_owned(),
+        violations: details
+            .bad_request()
+            .map(|bad| {
+                bad.field_violations
+                    .iter()
+                    .map(|v| (v.field.clone(), v.description.clone()))
+                    .collect()
+            })
+            .unwrap_or_default(),
+        retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
+        resource: details
+            .resource_info()
+            .map(|r| (r.resource_type.clone(), r.resource_name.clone())),
+        metadata: info.metadata.clone(),
+    })
+}
+
+/// Prefix of the enum's names, which `ErrorInfo.reason` leaves out.
+const PREFIX: &str = "ERROR_REASON_";
+
+/// The reason's name in `ErrorInfo`, such as `EVENT_CONFLICT`.
+pub fn name_of(reason: ErrorReason) -> &'static str {
+    let name = reason.as_str_name();
+    name.strip_prefix(PREFIX).unwrap_or(name)
+}
+
+/// The reason of a name in `ErrorInfo`.
+pub fn reason_of(name: &str) -> Option<ErrorReason> {
+    ErrorReason::from_str_name(&format!("{PREFIX}{name}"))
+}
+
+/// The gRPC code that the contract documents for a reason.
+pub fn code_of(reason: ErrorReason) -> Code {
+    use ErrorReason as R;
+    match reason {
+        R::FieldInvalid
+        | R::MessageUndecodable
+        | R::PageTokenInvalid
+        | R::ResumeTokenInvalid
+        | R::ResumeTokenFilterMismatch
+        | R::StreamProtocolViolation
+        | R::EventTimeInFuture
+        | R::EventIdMissing
+        | R::TooManyLines
+        | R::ModelMissing
+        | R::CostOutOfRange
+        | R::UnknownProvider
+        | R::UsageJsonInvalid
+        | R::UsageTooLarge
+        | R::UsageMissing
+        | R::UsageShapeUnknown
+        | R::UsageCountInvalid
+        | R::UsageNegativeRemainder
+        | R::UsageContradictory
+        | R::ReservationMismatch
+        | R::LimitInvalid
+        | R::PriceInvalid
+        | R::ImportInvalid
+        | R::TimeZoneUnknown
+        | R::RangeInvalid => Code::InvalidArgument,
+        R::MessageTooLarge | R::Overloaded | R::TooManyStreams | R::ResourceLimit => {
+            Code::ResourceExhausted
+        }
+        R::NotYetImplemented => Code::Unimplemented,
+        R::Unspecified | R::Internal => Code::Internal,
+        R::Unauthenticated => Code::Unauthenticated,
+        R::PermissionDenied => Code::PermissionDenied,
+        R::IdentityUnavailable
+        | R::LedgerUnavailable
+        | R::CountersUnavailable
+        | R::FeedUnavailable
+        | R::ShuttingDown => Code::Unavailable,
+        R::NotFound | R::ReservationNotFound => Code::NotFound,
+        R::AlreadyExists | R::RequestIdConflict | R::EventConflict => Code::AlreadyExists,
+        R::EtagMismatch | R::AcksUnread | R::RepriceStale => Code::Aborted,
+        R::ResumeTokenExpired | R::EventTooOld | R::RangeNotRetained => Code::OutOfRange,
+        R::TenantDisabled
+        | R::EventVoided
+        | R::ReservationExpired
+        | R::ReservationSettled
+        | R::ReservationReleased
+        | R::CallAlreadyOpen
+        | R::CallTakenOver
+        | R::ProfileInUse
+        | R::JobRunning
+        | R::PeriodStateInvalid => Code::FailedPrecondition,
+    }
+}

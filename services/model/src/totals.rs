@@ -1,6 +1,6 @@
 //! Exact integer totals: plain sums of lines, nothing rounded, nothing derived.
 
-use crate::counts::TokenCounts;
+use crate::counts::{CacheWrites, Line, TokenCounts};
 use crate::event::{Event, Status};
 use crate::price::Quote;
 
@@ -67,12 +67,28 @@ totals! {
     output,
     /// Part of `output`.
     reasoning,
+    /// Part of `input`.
+    input_audio,
+    /// Part of `input`.
+    input_image,
+    /// Part of `input`.
+    tool_use_prompt,
+    /// Part of `cache_read`.
+    cache_read_audio,
+    /// Part of `output`.
+    output_audio,
+    /// Part of `output`.
+    output_image,
+    /// Requests to server-side tools.
+    tool_requests,
     /// Cost of the priced lines in nano-USD.
     cost_nano_usd,
     /// What cache reads saved against the input price, in nano-USD (R14, gross).
     cache_saving_nano_usd,
     /// What cache writes cost above the input price, in nano-USD.
     cache_write_extra_nano_usd,
+    /// Lines.
+    lines,
     /// Lines without a price (R16); their cost is not in `cost_nano_usd`.
     unpriced_lines,
     /// Σ latency of the events that state one, in milliseconds.
@@ -82,6 +98,29 @@ totals! {
 }
 
 impl Totals {
+    /// The token sums as counts.
+    pub fn counts(&self) -> TokenCounts {
+        TokenCounts {
+            input: self.input,
+            cache_read: self.cache_read,
+            cache_write: CacheWrites {
+                ttl_5m: self.cache_write_5m,
+                ttl_30m: self.cache_write_30m,
+                ttl_1h: self.cache_write_1h,
+                ttl_12h: self.cache_write_12h,
+                unspecified: self.cache_write_unspecified,
+            },
+            output: self.output,
+            reasoning: self.reasoning,
+            input_audio: self.input_audio,
+            input_image: self.input_image,
+            tool_use_prompt: self.tool_use_prompt,
+            cache_read_audio: self.cache_read_audio,
+            output_audio: self.output_audio,
+            output_image: self.output_image,
+        }
+    }
+
     /// Prompt tokens: input + cache reads + cache writes.
     pub fn prompt(&self) -> i64 {
         self.input + self.cache_read + self.cache_write()
@@ -105,11 +144,12 @@ impl Totals {
     /// is counted once per event.
     pub fn of_line(
         event: &Event,
-        counts: &TokenCounts,
+        line: &Line,
         quote: Option<&Quote>,
         first: bool,
         recorded_at_us: i64,
     ) -> Self {
+        let counts = &line.counts;
         let once = i64::from(first);
         let with_status = |status| i64::from(first && event.status == status);
         let latency = event.latency_ms.filter(|_| first);
@@ -127,9 +167,17 @@ impl Totals {
             cache_write_unspecified: counts.cache_write.unspecified,
             output: counts.output,
             reasoning: counts.reasoning,
+            input_audio: counts.input_audio,
+            input_image: counts.input_image,
+            tool_use_prompt: counts.tool_use_prompt,
+            cache_read_audio: counts.cache_read_audio,
+            output_audio: counts.output_audio,
+            output_image: counts.output_image,
+            tool_requests: line.tool_requests.values().sum(),
             cost_nano_usd: quote.map_or(0, |quote| quote.cost_nano_usd),
             cache_saving_nano_usd: quote.map_or(0, |quote| quote.cache_saving_nano_usd),
             cache_write_extra_nano_usd: quote.map_or(0, |quote| quote.cache_write_extra_nano_usd),
+            lines: 1,
             unpriced_lines: i64::from(quote.is_none()),
             latency_ms: latency.unwrap_or_default(),
             latency_events: i64::from(latency.is_some()),

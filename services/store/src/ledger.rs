@@ -1,10 +1,11 @@
 //! The port `Ledger`: the system of record of every event, total and price.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokenmeter_model::counts::Line;
-use tokenmeter_model::event::{Event, Fingerprint};
+use tokenmeter_model::event::{Event, Fingerprint, Status};
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::{Price, Quote};
 use tokenmeter_model::totals::Totals;
@@ -110,6 +111,14 @@ pub struct EventQuery {
     pub provider: String,
     /// Only events with a line of this model.
     pub model: String,
+    /// Only events that ended so.
+    pub statuses: Vec<Status>,
+    /// Only events with all of these labels.
+    pub labels: Vec<(String, String)>,
+    /// Only events of this turn.
+    pub turn: Option<i64>,
+    /// Only events with a line that waits for a price.
+    pub unpriced_only: bool,
     /// Only events charged in this range.
     pub range: Option<Range>,
     /// Only events older than this one (its charge time and position): where the last page ended.
@@ -118,9 +127,66 @@ pub struct EventQuery {
     pub limit: i64,
 }
 
-/// Response times of a set of events, in milliseconds; only events that state one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Facts about a session beside its totals.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Session {
+    /// The user of its latest event.
+    pub user_id: String,
+    /// Distinct turns.
+    pub turns: i64,
+    /// Earliest charge time, in microseconds since the Unix epoch.
+    pub first_us: i64,
+    /// Latest charge time, in microseconds since the Unix epoch.
+    pub last_us: i64,
+    /// Its totals.
+    pub totals: Totals,
+    /// Its totals by model, by provider and model.
+    pub models: Vec<ModelTotals>,
+}
+
+/// What part of a tenant's usage; empty and absent fields do not filter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceQuery {
+    /// Only events charged in this range.
+    pub range: Option<Range>,
+    /// Only lines of this provider.
+    pub provider: String,
+    /// Only lines of this model.
+    pub model: String,
+}
+
+/// A tenant's usage as a whole (R46).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceUsage {
+    /// Totals by model, by provider and model.
+    pub models: Vec<ModelTotals>,
+    /// Response times of all events, and of each model's (the model of an event's first line).
+    pub response_times: Latencies,
+    /// Times to the first token, likewise.
+    pub first_tokens: Latencies,
+    /// Users with an event.
+    pub users: i64,
+    /// Sessions with an event.
+    pub sessions: i64,
+}
+
+/// Latencies of all events and by (provider, model).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Latencies {
+    /// Of all events.
+    pub all: Latency,
+    /// By provider and model of an event's first line.
+    pub models: BTreeMap<(String, String), Latency>,
+}
+
+/// Times of a set of events, in milliseconds; only events that state one. Percentiles are
+/// nearest-rank: times that occurred.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// Events that state a time; the rest is 0 when none does.
+    pub measured: i64,
+    /// Mean, rounded half up.
+    pub mean_ms: i64,
     /// Median.
     pub p50_ms: i64,
     /// 90th percentile.
@@ -129,6 +195,8 @@ pub struct Latencies {
     pub p95_ms: i64,
     /// 99th percentile.
     pub p99_ms: i64,
+    /// Longest.
+    pub max_ms: i64,
 }
 
 /// A model that has lines without a price.
@@ -216,22 +284,15 @@ pub trait Ledger: Send + Sync + 'static {
         range: Option<Range>,
     ) -> Result<Totals, Error>;
 
-    /// Totals by model of the tenant, over its lifetime or a range, by provider and model.
-    async fn model_totals(
+    /// One session with its totals; none when it has no event.
+    async fn session(&self, tenant: &TenantId, session_id: &str) -> Result<Option<Session>, Error>;
+
+    /// A tenant's usage as a whole, over its lifetime or a range.
+    async fn service_usage(
         &self,
         tenant: &TenantId,
-        range: Option<Range>,
-    ) -> Result<Vec<ModelTotals>, Error>;
-
-    /// Totals by model of one session, by provider and model.
-    async fn session_models(
-        &self,
-        tenant: &TenantId,
-        session_id: &str,
-    ) -> Result<Vec<ModelTotals>, Error>;
-
-    /// Percentiles of the tenant's response times in a range.
-    async fn latencies(&self, tenant: &TenantId, range: Option<Range>) -> Result<Latencies, Error>;
+        query: &ServiceQuery,
+    ) -> Result<ServiceUsage, Error>;
 
     /// Events, newest charge time first, with the quotes that stand today.
     async fn events(&self, tenant: &TenantId, query: &EventQuery) -> Result<Vec<Recorded>, Error>;

@@ -1,6 +1,6 @@
 //! One conformance suite for the port `Ledger`, run on every backend.
 
-#![allow(unreachable_pub)] // a test binary has no outside
+#![allow(unreachable_pub, clippy::unwrap_used)] // a test binary has no outside, and may stop
 mod conformance;
 
 /// Runs the whole suite on a backend; `open` makes a fresh, empty ledger and what keeps it alive.

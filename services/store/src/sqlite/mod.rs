@@ -5,6 +5,7 @@ mod insert;
 mod lines;
 mod prices;
 mod read;
+mod service;
 mod totals;
 mod writer;
 
@@ -25,8 +26,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::writer::{Batched, Job, Writer};
 use crate::ledger::{
-    Adjustment, Error, EventQuery, Latencies, Ledger, ModelTotals, Outcome, Range, Recorded,
-    RepriceCandidate, StoredPrice, Subject, Submission, Unpriced,
+    Adjustment, Error, EventQuery, Ledger, Outcome, Range, Recorded, RepriceCandidate,
+    ServiceQuery, ServiceUsage, Session, StoredPrice, Subject, Submission, Unpriced,
 };
 
 /// Events that may wait for the writer; more are refused with [`Error::Overloaded`].
@@ -158,24 +159,16 @@ impl Ledger for Sqlite {
         read::totals(&self.readers, tenant.as_str(), subject, range).await
     }
 
-    async fn model_totals(
-        &self,
-        tenant: &TenantId,
-        range: Option<Range>,
-    ) -> Result<Vec<ModelTotals>, Error> {
-        read::model_totals(&self.readers, tenant.as_str(), range).await
+    async fn session(&self, tenant: &TenantId, session_id: &str) -> Result<Option<Session>, Error> {
+        service::session(&self.readers, tenant.as_str(), session_id).await
     }
 
-    async fn session_models(
+    async fn service_usage(
         &self,
         tenant: &TenantId,
-        session_id: &str,
-    ) -> Result<Vec<ModelTotals>, Error> {
-        read::session_models(&self.readers, tenant.as_str(), session_id).await
-    }
-
-    async fn latencies(&self, tenant: &TenantId, range: Option<Range>) -> Result<Latencies, Error> {
-        read::latencies(&self.readers, tenant.as_str(), range).await
+        query: &ServiceQuery,
+    ) -> Result<ServiceUsage, Error> {
+        service::usage(&self.readers, tenant.as_str(), query).await
     }
 
     async fn events(&self, tenant: &TenantId, query: &EventQuery) -> Result<Vec<Recorded>, Error> {

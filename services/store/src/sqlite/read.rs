@@ -10,8 +10,7 @@ use tokenmeter_model::totals::{Split, Totals, split};
 use super::lines::{self, corrupt};
 use super::{totals, unavailable};
 use crate::ledger::{
-    Error, EventQuery, Latencies, ModelTotals, PricedLine, Range, Recorded, RepriceCandidate,
-    Subject, Unpriced,
+    Error, EventQuery, PricedLine, Range, Recorded, RepriceCandidate, Subject, Unpriced,
 };
 
 fn subject_parts<'a>(subject: &Subject<'a>) -> (&'static str, &'static str, &'a str) {
@@ -85,9 +84,9 @@ pub(super) async fn totals(
     row.map_or_else(|| Ok(Totals::default()), |row| totals::read(&row, 0))
 }
 
-type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
+pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
 
-fn bind_split<'q>(query: Query<'q>, split: &Split) -> Query<'q> {
+pub(super) fn bind_split<'q>(query: Query<'q>, split: &Split) -> Query<'q> {
     query
         .bind(split.buckets.0)
         .bind(split.buckets.1)
@@ -95,102 +94,6 @@ fn bind_split<'q>(query: Query<'q>, split: &Split) -> Query<'q> {
         .bind(split.before.1)
         .bind(split.after.0)
         .bind(split.after.1)
-}
-
-/// Totals of every model of a tenant.
-pub(super) async fn model_totals(
-    pool: &SqlitePool,
-    tenant: &str,
-    range: Option<Range>,
-) -> Result<Vec<ModelTotals>, Error> {
-    let named = totals::sum_columns(str::to_owned);
-    let sums = totals::sum_columns(|name| format!("sum({name})"));
-    let of_line = totals::sum_columns(totals::of_line);
-    let split = range.map(|range| split(range.from_us, range.to_us));
-    let sql = if split.is_none() {
-        format!(
-            "SELECT subject, {named}, updated_at FROM usage_totals \
-             WHERE tenant_id = ?1 AND scope = 'model' AND bucket = 0"
-        )
-    } else {
-        let edge = format!(
-            "SELECT provider || '/' || model, {of_line}, recorded_at FROM usage_lines \
-             WHERE tenant_id = ?1 AND charge_time"
-        );
-        format!(
-            "WITH parts (subject, {named}, updated_at) AS (\
-             SELECT subject, {named}, updated_at FROM usage_totals \
-             WHERE tenant_id = ?1 AND scope = 'model' AND bucket >= ?2 AND bucket < ?3 \
-             UNION ALL {edge} >= ?4 AND charge_time < ?5 \
-             UNION ALL {edge} >= ?6 AND charge_time < ?7) \
-             SELECT subject, {sums}, max(updated_at) FROM parts GROUP BY subject"
-        )
-    };
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(tenant);
-    let query = match &split {
-        Some(split) => bind_split(query, split),
-        None => query,
-    };
-    read_models(&query.fetch_all(pool).await.map_err(unavailable)?)
-}
-
-/// Totals of every model of one session, from its lines.
-pub(super) async fn session_models(
-    pool: &SqlitePool,
-    tenant: &str,
-    session: &str,
-) -> Result<Vec<ModelTotals>, Error> {
-    let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
-    let sql = format!(
-        "SELECT provider || '/' || model AS subject, {sums}, max(recorded_at) FROM usage_lines \
-         WHERE tenant_id = ?1 AND session_id = ?2 AND session_id <> '' GROUP BY provider, model"
-    );
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(tenant).bind(session);
-    read_models(&query.fetch_all(pool).await.map_err(unavailable)?)
-}
-
-fn read_models(rows: &[SqliteRow]) -> Result<Vec<ModelTotals>, Error> {
-    let mut models = rows
-        .iter()
-        .map(|row| {
-            let subject: &str = row.try_get(0).map_err(corrupt)?;
-            let (provider, model) = subject
-                .split_once('/')
-                .ok_or_else(|| Error::Corrupt("a model total without a provider".into()))?;
-            Ok(ModelTotals {
-                provider: provider.to_owned(),
-                model: model.to_owned(),
-                totals: totals::read(row, 1)?,
-            })
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
-    models.sort_by(|a, b| (&a.provider, &a.model).cmp(&(&b.provider, &b.model)));
-    Ok(models)
-}
-
-/// Percentiles of response times.
-pub(super) async fn latencies(
-    pool: &SqlitePool,
-    tenant: &str,
-    range: Option<Range>,
-) -> Result<Latencies, Error> {
-    let range = range.unwrap_or(Range {
-        from_us: i64::MIN,
-        to_us: i64::MAX,
-    });
-    let (p50_ms, p90_ms, p95_ms, p99_ms) = sqlx::query_as(include_str!("queries/latencies.sql"))
-        .bind(tenant)
-        .bind(range.from_us)
-        .bind(range.to_us)
-        .fetch_one(pool)
-        .await
-        .map_err(unavailable)?;
-    Ok(Latencies {
-        p50_ms,
-        p90_ms,
-        p95_ms,
-        p99_ms,
-    })
 }
 
 /// Events of a tenant, newest first, with the quotes that stand today.
@@ -263,6 +166,27 @@ fn events_query(tenant: &str, wanted: &EventQuery) -> QueryBuilder<Sqlite> {
             .push_bind(wanted.model.clone())
             .push(" AND m.position BETWEEN l.position AND l.position + l.line_count - 1)");
     }
+    if !wanted.statuses.is_empty() {
+        let mut statuses = query.push(" AND status IN (").separated(", ");
+        for status in &wanted.statuses {
+            statuses.push_bind(status.as_str());
+        }
+        query.push(")");
+    }
+    for (key, value) in &wanted.labels {
+        query
+            .push(" AND EXISTS (SELECT 1 FROM json_each(l.labels) AS label WHERE label.value ->> 0 = ")
+            .push_bind(key.clone())
+            .push(" AND label.value ->> 1 = ")
+            .push_bind(value.clone())
+            .push(")");
+    }
+    if let Some(turn) = wanted.turn {
+        query.push(" AND turn = ").push_bind(turn);
+    }
+    if wanted.unpriced_only {
+        query.push(UNPRICED_EVENT);
+    }
     if let Some(range) = wanted.range {
         query.push(" AND charge_time >= ").push_bind(range.from_us);
         query.push(" AND charge_time < ").push_bind(range.to_us);
@@ -278,6 +202,12 @@ fn events_query(tenant: &str, wanted: &EventQuery) -> QueryBuilder<Sqlite> {
         .push_bind(wanted.limit);
     query
 }
+
+/// An event with a line that still waits for a price.
+const UNPRICED_EVENT: &str = " AND EXISTS (SELECT 1 FROM usage_lines AS u \
+    WHERE u.position BETWEEN l.position AND l.position + l.line_count - 1 \
+      AND u.kind = 'usage' AND u.unpriced_lines = 1 AND NOT EXISTS (\
+        SELECT 1 FROM usage_lines AS c WHERE c.of_position = u.position AND c.kind = 'reprice'))";
 
 async fn by_position(
     connection: &mut sqlx::SqliteConnection,

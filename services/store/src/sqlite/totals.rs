@@ -133,6 +133,10 @@ pub(super) fn of_line(name: &str) -> String {
         "succeeded" | "failed" | "interrupted" => format!("requests * (status = '{name}')"),
         "latency_ms" => "requests * coalesce(latency_ms, 0)".to_owned(),
         "latency_events" => "requests * (latency_ms IS NOT NULL)".to_owned(),
+        "lines" => "CASE kind WHEN 'usage' THEN 1 WHEN 'void' THEN -1 ELSE 0 END".to_owned(),
+        "tool_requests" => {
+            "coalesce((SELECT sum(value) FROM json_each(tool_requests)), 0)".to_owned()
+        }
         other => other.to_owned(),
     }
 }

@@ -305,13 +305,7 @@ fn add_submission<'a>(
             charge_time_us: submission.charge_time_us,
         };
         let quote = submission.quotes.get(index).and_then(Option::as_ref);
-        let line_sums = Totals::of_line(
-            event,
-            &line.counts,
-            quote,
-            index == 0,
-            submission.recorded_at_us,
-        );
+        let line_sums = Totals::of_line(event, line, quote, index == 0, submission.recorded_at_us);
         sums.add(&owner, &line_sums);
     }
 }

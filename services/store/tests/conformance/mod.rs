@@ -10,7 +10,9 @@ use tokenmeter_model::event::{Event, MessageFacts, RetrievalFacts, Status, Think
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::{Price, Quote};
 use tokenmeter_model::totals::{BUCKET_US, Totals};
-use tokenmeter_store::ledger::{Error, EventQuery, Ledger, Outcome, Range, Subject, Submission};
+use tokenmeter_store::ledger::{
+    Error, EventQuery, Ledger, Outcome, Range, ServiceQuery, ServiceUsage, Subject, Submission,
+};
 
 /// 2026-09-21T14:13:20Z, in microseconds.
 pub const T0: i64 = 1_790_000_000_000_000;
@@ -160,8 +162,12 @@ pub async fn tenant_isolated(ledger: &dyn Ledger) {
     };
     assert_eq!(ledger.events(&tenant("b"), &all).await.unwrap().len(), 1);
     assert_eq!(ledger.events(&tenant("c"), &all).await.unwrap(), []);
-    assert_eq!(ledger.session_models(&tenant("c"), "s").await.unwrap(), []);
-    assert_eq!(ledger.model_totals(&tenant("c"), None).await.unwrap(), []);
+    assert_eq!(ledger.session(&tenant("c"), "s").await.unwrap(), None);
+    let service = ledger
+        .service_usage(&tenant("c"), &ServiceQuery::default())
+        .await
+        .unwrap();
+    assert_eq!(service, ServiceUsage::default());
 }
 
 pub async fn events_read_back_as_recorded(ledger: &dyn Ledger) {
@@ -260,8 +266,132 @@ pub async fn events_read_back_as_recorded(ledger: &dyn Ledger) {
         (unpriced[0].model.as_str(), unpriced[0].tokens),
         ("claude-b", 27)
     );
-    let latencies = ledger.latencies(&tenant("a"), None).await.unwrap();
-    assert_eq!((latencies.p50_ms, latencies.p99_ms), (15, 15));
+    let service = ledger
+        .service_usage(&tenant("a"), &ServiceQuery::default())
+        .await
+        .unwrap();
+    let times = service.response_times;
+    assert_eq!(
+        (times.all.measured, times.all.mean_ms, times.all.p99_ms),
+        (1, 15, 15)
+    );
+    assert_eq!(
+        times.models[&("anthropic".into(), "claude-a".into())].p50_ms,
+        15
+    );
+    assert_eq!(service.first_tokens.all.max_ms, 16);
+    assert_eq!(
+        (service.users, service.sessions, service.models.len()),
+        (1, 1, 3)
+    );
+    let session = ledger.session(&tenant("a"), "s").await.unwrap().unwrap();
+    assert_eq!((session.user_id.as_str(), session.turns), ("u", 1));
+    assert_eq!((session.first_us, session.last_us), (T0 - 10, T0));
+    assert_eq!(session.totals, totals);
+    every_filter_filters(ledger).await;
+}
+
+/// Against the two events of [`events_read_back_as_recorded`].
+async fn every_filter_filters(ledger: &dyn Ledger) {
+    let label = |value: &str| vec![("feature".to_owned(), value.to_owned())];
+    let base = EventQuery {
+        limit: 10,
+        ..EventQuery::default()
+    };
+    for (query, ids) in [
+        (base.clone(), vec!["rich", "plain"]),
+        (
+            EventQuery {
+                event_id: "plain".into(),
+                ..base.clone()
+            },
+            vec!["plain"],
+        ),
+        (
+            EventQuery {
+                user_id: "nobody".into(),
+                ..base.clone()
+            },
+            vec![],
+        ),
+        (
+            EventQuery {
+                team_id: "team".into(),
+                ..base.clone()
+            },
+            vec!["rich"],
+        ),
+        (
+            EventQuery {
+                session_id: "s".into(),
+                ..base.clone()
+            },
+            vec!["rich", "plain"],
+        ),
+        (
+            EventQuery {
+                provider: "openai".into(),
+                ..base.clone()
+            },
+            vec![],
+        ),
+        (
+            EventQuery {
+                model: "claude".into(),
+                ..base.clone()
+            },
+            vec!["plain"],
+        ),
+        (
+            EventQuery {
+                statuses: vec![Status::Succeeded, Status::Failed],
+                ..base.clone()
+            },
+            vec!["plain"],
+        ),
+        (
+            EventQuery {
+                labels: label("ö\"'"),
+                ..base.clone()
+            },
+            vec!["rich"],
+        ),
+        (
+            EventQuery {
+                labels: label("o"),
+                ..base.clone()
+            },
+            vec![],
+        ),
+        (
+            EventQuery {
+                turn: Some(3),
+                ..base.clone()
+            },
+            vec!["rich"],
+        ),
+        (
+            EventQuery {
+                unpriced_only: true,
+                ..base.clone()
+            },
+            vec!["rich"],
+        ),
+        (
+            EventQuery {
+                limit: 1,
+                ..base.clone()
+            },
+            vec!["rich"],
+        ),
+    ] {
+        let found = ledger.events(&tenant("a"), &query).await.unwrap();
+        let found: Vec<_> = found
+            .iter()
+            .map(|one| one.event.event_id.as_str())
+            .collect();
+        assert_eq!(found, ids, "{query:?}");
+    }
 }
 
 pub async fn lists_page_without_gap_or_repeat(ledger: &dyn Ledger) {

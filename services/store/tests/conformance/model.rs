@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use tokenmeter_model::event::Event;
 use tokenmeter_model::price::Quote;
 use tokenmeter_model::totals::{BUCKET_US, Totals};
-use tokenmeter_store::ledger::{Adjustment, EventQuery, Ledger, Outcome, Range, Subject};
+use tokenmeter_store::ledger::{
+    Adjustment, EventQuery, Ledger, Outcome, Range, ServiceQuery, Subject,
+};
 
 use super::{T0, event, line, quote, record, submission, tenant};
 
@@ -92,12 +94,12 @@ fn build(sent: &Sent) -> (Event, i64) {
     let time = T0 + sent.minutes * 60_000_000;
     let event = Event {
         user_id: format!("u{}", sent.id % 3),
-        team_id: if sent.id % 4 == 0 {
+        team_id: if sent.id.is_multiple_of(4) {
             String::new()
         } else {
             format!("t{}", sent.id % 2)
         },
-        session_id: if sent.id % 5 == 0 {
+        session_id: if sent.id.is_multiple_of(5) {
             String::new()
         } else {
             format!("s{}", sent.id % 4)
@@ -235,7 +237,11 @@ async fn compare(ledger: &impl Ledger, reference: &Reference) {
                 assert_eq!(figures(&totals), expected, "{subject:?} {range:?}");
             }
         }
-        for model in ledger.model_totals(&owner, range).await.unwrap() {
+        let query = ServiceQuery {
+            range,
+            ..ServiceQuery::default()
+        };
+        for model in ledger.service_usage(&owner, &query).await.unwrap().models {
             let expected = sum(reference, range, |_, m| m == model.model);
             assert_eq!(
                 figures(&model.totals),
@@ -245,7 +251,8 @@ async fn compare(ledger: &impl Ledger, reference: &Reference) {
             );
         }
     }
-    for model in ledger.session_models(&owner, "s1").await.unwrap() {
+    let session = ledger.session(&owner, "s1").await.unwrap();
+    for model in session.map(|session| session.models).unwrap_or_default() {
         let expected = sum(reference, None, |e, m| {
             e.session_id == "s1" && m == model.model
         });

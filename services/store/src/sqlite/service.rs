@@ -1,0 +1,194 @@
+//! Sessions and the service as a whole: totals by model, response times, reach.
+
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+use sqlx::{AssertSqlSafe, Row as _};
+use tokenmeter_model::totals::{Totals, split};
+
+use super::lines::corrupt;
+use super::read::bind_split;
+use super::{totals, unavailable};
+use crate::ledger::{
+    Error, Latencies, Latency, ModelTotals, Range, ServiceQuery, ServiceUsage, Session,
+};
+
+/// One session with its totals, from one snapshot.
+pub(super) async fn session(
+    pool: &SqlitePool,
+    tenant: &str,
+    session: &str,
+) -> Result<Option<Session>, Error> {
+    let mut snapshot = pool.begin().await.map_err(unavailable)?;
+    let facts: Option<(String, i64, i64, i64)> =
+        sqlx::query_as(include_str!("queries/session.sql"))
+            .bind(tenant)
+            .bind(session)
+            .fetch_optional(&mut *snapshot)
+            .await
+            .map_err(unavailable)?;
+    let Some((user_id, turns, first_us, last_us)) = facts else {
+        return Ok(None);
+    };
+    let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
+    let sql = format!(
+        "SELECT provider || '/' || model AS subject, {sums}, max(recorded_at) FROM usage_lines \
+         WHERE tenant_id = ?1 AND session_id = ?2 AND session_id <> '' GROUP BY provider, model"
+    );
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(tenant).bind(session);
+    let models = read_models(&query.fetch_all(&mut *snapshot).await.map_err(unavailable)?)?;
+    let sql = format!(
+        "SELECT {}, updated_at FROM usage_totals \
+         WHERE tenant_id = ?1 AND scope = 'session' AND subject = ?2 AND bucket = 0",
+        totals::sum_columns(str::to_owned)
+    );
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .bind(tenant)
+        .bind(session)
+        .fetch_optional(&mut *snapshot)
+        .await
+        .map_err(unavailable)?;
+    let totals = row.map_or_else(|| Ok(Totals::default()), |row| totals::read(&row, 0))?;
+    Ok(Some(Session {
+        user_id,
+        turns,
+        first_us,
+        last_us,
+        totals,
+        models,
+    }))
+}
+
+/// The tenant's usage as a whole, from one snapshot.
+pub(super) async fn usage(
+    pool: &SqlitePool,
+    tenant: &str,
+    query: &ServiceQuery,
+) -> Result<ServiceUsage, Error> {
+    let mut snapshot = pool.begin().await.map_err(unavailable)?;
+    let mut models = model_totals(&mut snapshot, tenant, query.range).await?;
+    models.retain(|one| {
+        (query.provider.is_empty() || one.provider == query.provider)
+            && (query.model.is_empty() || one.model == query.model)
+    });
+    let range = query.range.unwrap_or(Range {
+        from_us: i64::MIN,
+        to_us: i64::MAX,
+    });
+    let (users, sessions) = sqlx::query_as(include_str!("queries/reach.sql"))
+        .bind(tenant)
+        .bind(range.from_us)
+        .bind(range.to_us)
+        .bind(&query.provider)
+        .bind(&query.model)
+        .fetch_one(&mut *snapshot)
+        .await
+        .map_err(unavailable)?;
+    Ok(ServiceUsage {
+        models,
+        response_times: latencies(&mut snapshot, tenant, query, range, "latency_ms").await?,
+        first_tokens: latencies(
+            &mut snapshot,
+            tenant,
+            query,
+            range,
+            "time_to_first_token_ms",
+        )
+        .await?,
+        users,
+        sessions,
+    })
+}
+
+async fn model_totals(
+    connection: &mut SqliteConnection,
+    tenant: &str,
+    range: Option<Range>,
+) -> Result<Vec<ModelTotals>, Error> {
+    let named = totals::sum_columns(str::to_owned);
+    let sums = totals::sum_columns(|name| format!("sum({name})"));
+    let of_line = totals::sum_columns(totals::of_line);
+    let split = range.map(|range| split(range.from_us, range.to_us));
+    let sql = if split.is_none() {
+        format!(
+            "SELECT subject, {named}, updated_at FROM usage_totals \
+             WHERE tenant_id = ?1 AND scope = 'model' AND bucket = 0"
+        )
+    } else {
+        let edge = format!(
+            "SELECT provider || '/' || model, {of_line}, recorded_at FROM usage_lines \
+             WHERE tenant_id = ?1 AND charge_time"
+        );
+        format!(
+            "WITH parts (subject, {named}, updated_at) AS (\
+             SELECT subject, {named}, updated_at FROM usage_totals \
+             WHERE tenant_id = ?1 AND scope = 'model' AND bucket >= ?2 AND bucket < ?3 \
+             UNION ALL {edge} >= ?4 AND charge_time < ?5 \
+             UNION ALL {edge} >= ?6 AND charge_time < ?7) \
+             SELECT subject, {sums}, max(updated_at) FROM parts GROUP BY subject"
+        )
+    };
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(tenant);
+    let query = match &split {
+        Some(split) => bind_split(query, split),
+        None => query,
+    };
+    read_models(&query.fetch_all(connection).await.map_err(unavailable)?)
+}
+
+fn read_models(rows: &[SqliteRow]) -> Result<Vec<ModelTotals>, Error> {
+    let mut models = rows
+        .iter()
+        .map(|row| {
+            let subject: &str = row.try_get(0).map_err(corrupt)?;
+            let (provider, model) = subject
+                .split_once('/')
+                .ok_or_else(|| Error::Corrupt("a model total without a provider".into()))?;
+            Ok(ModelTotals {
+                provider: provider.to_owned(),
+                model: model.to_owned(),
+                totals: totals::read(row, 1)?,
+            })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    models.sort_by(|a, b| (&a.provider, &a.model).cmp(&(&b.provider, &b.model)));
+    Ok(models)
+}
+
+async fn latencies(
+    connection: &mut SqliteConnection,
+    tenant: &str,
+    query: &ServiceQuery,
+    range: Range,
+    metric: &'static str,
+) -> Result<Latencies, Error> {
+    let sql = include_str!("queries/latency.sql").replace("{metric}", metric);
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(tenant)
+        .bind(range.from_us)
+        .bind(range.to_us)
+        .bind(&query.provider)
+        .bind(&query.model)
+        .fetch_all(connection)
+        .await
+        .map_err(unavailable)?;
+    let mut latencies = Latencies::default();
+    for row in rows {
+        let name = |n: usize| row.try_get::<String, _>(n).map_err(corrupt);
+        let number = |n: usize| row.try_get::<i64, _>(n).map_err(corrupt);
+        let latency = Latency {
+            measured: number(2)?,
+            mean_ms: number(3)?,
+            p50_ms: number(4)?,
+            p90_ms: number(5)?,
+            p95_ms: number(6)?,
+            p99_ms: number(7)?,
+            max_ms: number(8)?,
+        };
+        match (name(0)?, name(1)?) {
+            (provider, _) if provider.is_empty() => latencies.all = latency,
+            model => {
+                latencies.models.insert(model, latency);
+            }
+        }
+    }
+    Ok(latencies)
+}

@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .codec_path("crate::codec::Codec")
         .bytes(".tokenmeter.v1")
-        .generate_default_stubs(false)
+        .generate_default_stubs(true)
         .compile_fds(files)?;
     Ok(())
 }

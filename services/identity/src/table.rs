@@ -1,0 +1,90 @@
+//! What each RPC needs. The contracts say the same in each RPC's last comment line; a test holds
+//! the two together.
+
+use crate::caller::Role;
+use Credentials::{Optional, Required};
+use Role::{Admin, Meter, ReadOwn, ReadTenant};
+
+/// Whether an RPC wants to know who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credentials {
+    /// Without valid credentials the call is refused.
+    Required,
+    /// Credentials are used where they are sent.
+    Optional,
+    /// Credentials are not looked at.
+    NotNeeded,
+}
+
+/// What one RPC needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    /// `Service/Method`, without the package.
+    pub rpc: &'static str,
+    /// Whether it wants to know who calls.
+    pub credentials: Credentials,
+    /// One of these roles; empty means any.
+    pub roles: &'static [Role],
+    /// Whether this version answers it; others answer UNIMPLEMENTED with `NOT_YET_IMPLEMENTED`.
+    pub implemented: bool,
+}
+
+const METER: &[Role] = &[Meter];
+const METER_ADMIN: &[Role] = &[Meter, Admin];
+const METER_READ: &[Role] = &[Meter, ReadOwn, ReadTenant, Admin];
+const READ: &[Role] = &[ReadOwn, ReadTenant, Admin];
+const TENANT: &[Role] = &[ReadTenant, Admin];
+const ADMIN: &[Role] = &[Admin];
+const ANY: &[Role] = &[];
+
+const fn now(rpc: &'static str, credentials: Credentials, roles: &'static [Role]) -> Access {
+    Access {
+        rpc,
+        credentials,
+        roles,
+        implemented: true,
+    }
+}
+
+const fn later(rpc: &'static str, credentials: Credentials, roles: &'static [Role]) -> Access {
+    Access {
+        rpc,
+        credentials,
+        roles,
+        implemented: false,
+    }
+}
+
+/// Every RPC of every contract.
+pub const TABLE: &[Access] = &[
+    later("MeteringService/Authorize", Required, METER),
+    later("MeteringService/ExtendReservation", Required, METER),
+    later("MeteringService/ReleaseReservation", Required, METER),
+    now("MeteringService/RecordUsage", Required, METER),
+    now("MeteringService/BatchRecordUsage", Required, METER),
+    later("MeteringService/StreamUsage", Required, METER),
+    later("MeteringService/MeterCall", Required, METER),
+    later("MeteringService/VoidUsage", Required, METER_ADMIN),
+    later("MeteringService/RecordToolInvocations", Required, METER),
+    later("MeteringService/RecordMessages", Required, METER),
+    later("MeteringService/RecordChampionCases", Required, METER),
+    later("MeteringService/PublishTokenEvents", Required, METER),
+    later("MeteringService/GetTokenBudget", Required, METER_READ),
+    later("MeteringService/SetTokenBudget", Required, METER_ADMIN),
+    later("MeteringService/ResetTokenBudget", Required, METER_ADMIN),
+    now("AnalyticsService/GetUserUsage", Required, READ),
+    now("AnalyticsService/GetSessionUsage", Required, READ),
+    now("AnalyticsService/ListUsageEvents", Required, READ),
+    now("AnalyticsService/GetServiceUsage", Required, TENANT),
+    now("AdminService/SetPrices", Required, ADMIN),
+    now("AdminService/ListPrices", Required, TENANT),
+    now("AdminService/ImportPrices", Required, ADMIN),
+    now("AdminService/ListUnpricedModels", Required, TENANT),
+    now("AdminService/GetStatus", Optional, ANY),
+];
+
+/// The entry of a request path `/tokenmeter.v1.Service/Method`; none for other services.
+pub fn access(path: &str) -> Option<&'static Access> {
+    let rpc = path.strip_prefix("/tokenmeter.v1.")?;
+    TABLE.iter().find(|access| access.rpc == rpc)
+}

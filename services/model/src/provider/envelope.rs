@@ -126,7 +126,10 @@ fn shape_of(usage: &Node<'_>, holder: &Node<'_>, response: &Response<'_>) -> Opt
     if usage.has(&ANTHROPIC_ONLY) {
         return Some(Shape::Anthropic);
     }
-    if usage.has(&RESPONSES_ONLY) {
+    let reasoning = usage
+        .peek("output_tokens_details")
+        .is_some_and(|details| details.has(&["reasoning_tokens"]));
+    if reasoning || usage.has(&RESPONSES_ONLY) {
         return Some(Shape::Responses);
     }
     let message = holder
@@ -251,8 +254,9 @@ impl<'a> Facts<'a> {
         let mut facts = Self::default();
         let mut step_id = None;
         for root in roots {
-            for holder in holders(root) {
-                facts.read_holder(&holder, &mut step_id);
+            // The innermost first: a batch row's own id is not the response's.
+            for holder in holders(root).iter().rev() {
+                facts.read_holder(holder, &mut step_id);
             }
             facts.read_stop(root);
         }

@@ -8,5 +8,6 @@ pub mod counts;
 pub mod event;
 pub mod id;
 pub mod price;
+pub mod provider;
 pub mod tier;
 pub mod totals;

@@ -267,7 +267,8 @@ fn prompt_modalities(
 ///
 /// - OpenRouter: `server_tool_use_details.web_search_requests`; `tool_calls_*` name no tool.
 /// - xAI: `server_side_tool_usage_details.*_calls`, billed per call
-///   (<https://docs.x.ai/developers/tools/overview>); Live Search's `num_sources_used`, billed per
+///   (<https://docs.x.ai/developers/tools/overview>, <https://github.com/BerriAI/litellm/pull/30817>);
+///   Live Search's `num_sources_used`, billed per
 ///   source, as `live_search_sources`.
 fn tool_requests(provider: Provider, usage: &Node<'_>) -> Result<BTreeMap<String, i64>, Error> {
     let mut requests = BTreeMap::new();

@@ -6,4 +6,5 @@
 pub mod bounds;
 pub mod counts;
 pub mod id;
+pub mod money;
 pub mod tier;

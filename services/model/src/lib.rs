@@ -7,4 +7,5 @@ pub mod bounds;
 pub mod counts;
 pub mod id;
 pub mod money;
+pub mod price;
 pub mod tier;

@@ -14,7 +14,7 @@ pub(super) enum Field {
     Rate(Rate),
     /// USD per token of cache reads, an older name that counts only without the newer one.
     CacheHit,
-    /// USD per unit; a fee is one unit divided by 10^`thousandths`.
+    /// USD per 10^`digits` requests to a tool.
     Fee { tool: &'static str, digits: i32 },
     /// An object of web search fees by context size.
     SearchFees,

@@ -1,0 +1,121 @@
+//! Price books as the nodes use them: read once, kept in memory, stale for at most a second.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use tokenmeter_model::id::TenantId;
+use tokenmeter_model::price::{Book, Price};
+use tokio::sync::Mutex;
+
+use crate::ledger::{Error, Ledger};
+
+/// How old a book may be before the ledger is asked for newer prices.
+const FRESH: Duration = Duration::from_secs(1);
+/// Tenants whose books are kept; at the bound all are dropped and read again when needed.
+const MAX_TENANTS: usize = 1_024;
+
+/// A tenant's own prices, and the shipped ones for what they leave open.
+#[derive(Debug, Default)]
+pub struct TenantBook {
+    own: Book,
+    shipped: Book,
+}
+
+impl TenantBook {
+    /// The price of a model at a time: the tenant's own where it has one, else the shipped one.
+    pub fn find(&self, provider: &str, model: &str, at_us: i64) -> Option<&Price> {
+        self.own
+            .find(provider, model, at_us)
+            .or_else(|| self.shipped.find(provider, model, at_us))
+    }
+
+    /// Whether any price names this provider.
+    pub fn knows_provider(&self, provider: &str) -> bool {
+        self.own.iter().any(|price| price.provider == provider)
+    }
+
+    /// Every price with whether it is shipped, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Price, bool)> {
+        self.own
+            .iter()
+            .map(|price| (price, false))
+            .chain(self.shipped.iter().map(|price| (price, true)))
+    }
+}
+
+/// The books of all tenants.
+pub struct Books {
+    ledger: Arc<dyn Ledger>,
+    kept: RwLock<Kept>,
+    refreshing: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// The ledger's last price version when it was last asked.
+    version: i64,
+    asked: Option<Instant>,
+    books: HashMap<TenantId, (i64, Arc<TenantBook>)>,
+}
+
+impl Books {
+    /// Books over a ledger; nothing is read yet.
+    pub fn new(ledger: Arc<dyn Ledger>) -> Self {
+        Self { ledger, kept: RwLock::default(), refreshing: Mutex::default() }
+    }
+
+    /// The book of a tenant, at most a second old.
+    ///
+    /// # Errors
+    /// Those of the ledger, when it has to be asked.
+    pub async fn of(&self, tenant: &TenantId) -> Result<Arc<TenantBook>, Error> {
+        if let Some(book) = self.fresh(tenant) {
+            return Ok(book);
+        }
+        // One task asks; the others wait for its answer.
+        let _alone = self.refreshing.lock().await;
+        if let Some(book) = self.fresh(tenant) {
+            return Ok(book);
+        }
+        let version = self.ledger.last_price_version().await?;
+        let standing = self.with(|kept| {
+            kept.version = version;
+            kept.asked = Some(Instant::now());
+            kept.books.get(tenant).filter(|(read, _)| *read == version).map(|(_, book)| book.clone())
+        });
+        if let Some(book) = standing {
+            return Ok(book);
+        }
+        let (shipped, own): (Vec<_>, Vec<_>) =
+            self.ledger.prices(tenant, 0).await?.into_iter().partition(|stored| stored.shipped);
+        let book = Arc::new(TenantBook {
+            own: Book::new(own.into_iter().map(|stored| stored.price)),
+            shipped: Book::new(shipped.into_iter().map(|stored| stored.price)),
+        });
+        self.with(|kept| {
+            if kept.books.len() >= MAX_TENANTS {
+                kept.books.clear();
+            }
+            kept.books.insert(tenant.clone(), (version, Arc::clone(&book)));
+        });
+        Ok(book)
+    }
+
+    /// Forgets how fresh the books are: the next use asks the ledger.
+    pub fn invalidate(&self) {
+        self.with(|kept| kept.asked = None);
+    }
+
+    fn fresh(&self, tenant: &TenantId) -> Option<Arc<TenantBook>> {
+        // A poisoned lock holds a whole value all the same: every change is one assignment.
+        let kept = self.kept.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let (read, book) = kept.books.get(tenant)?;
+        let fresh = kept.asked.is_some_and(|asked| asked.elapsed() < FRESH);
+        (fresh && *read == kept.version).then(|| Arc::clone(book))
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Kept) -> T) -> T {
+        change(&mut self.kept.write().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+}

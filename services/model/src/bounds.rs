@@ -32,6 +32,22 @@ pub const MAX_DURATION_MS: i64 = 7 * 24 * 3_600 * 1_000;
 /// Largest turn number, message sequence and count of retrieved cases.
 pub const MAX_ORDINAL: i64 = 1_000_000_000;
 
+/// What kind of violation, where callers tell one from another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// A field is out of its bound.
+    #[default]
+    Field,
+    /// The event has no id, and its document carries none.
+    EventIdMissing,
+    /// The event has no usage.
+    UsageMissing,
+    /// The event has more lines than [`MAX_LINES`].
+    TooManyLines,
+    /// A time lies too far ahead of the server's clock.
+    TimeInFuture,
+}
+
 /// One field that is out of its bound. The text names the bound and how to mend it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {description}")]
@@ -40,6 +56,8 @@ pub struct Violation {
     pub field: String,
     /// What is wrong, the bound, and the mend; lower case, no full stop.
     pub description: String,
+    /// What kind of violation it is.
+    pub kind: Kind,
 }
 
 impl Violation {
@@ -48,7 +66,14 @@ impl Violation {
         Self {
             field: field.into(),
             description: description.into(),
+            kind: Kind::Field,
         }
+    }
+
+    /// The same violation, of another kind.
+    #[must_use]
+    pub fn kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
     }
 }
 

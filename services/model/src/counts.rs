@@ -70,6 +70,25 @@ impl TokenCounts {
         self.prompt() + self.output
     }
 
+    /// Adds every count of `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.input += other.input;
+        self.cache_read += other.cache_read;
+        self.cache_write.ttl_5m += other.cache_write.ttl_5m;
+        self.cache_write.ttl_30m += other.cache_write.ttl_30m;
+        self.cache_write.ttl_1h += other.cache_write.ttl_1h;
+        self.cache_write.ttl_12h += other.cache_write.ttl_12h;
+        self.cache_write.unspecified += other.cache_write.unspecified;
+        self.output += other.output;
+        self.reasoning += other.reasoning;
+        self.input_audio += other.input_audio;
+        self.input_image += other.input_image;
+        self.tool_use_prompt += other.tool_use_prompt;
+        self.cache_read_audio += other.cache_read_audio;
+        self.output_audio += other.output_audio;
+        self.output_image += other.output_image;
+    }
+
     /// Every count with the name it has in the contract.
     pub fn named(&self) -> [(&'static str, i64); 15] {
         [

@@ -3,7 +3,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::bounds::{self, Violation};
+use crate::bounds::{self, Kind, Violation};
 use crate::counts::Line;
 
 /// How the model call ended.
@@ -117,12 +117,54 @@ pub struct Event {
     pub retrieval: Option<RetrievalFacts>,
 }
 
+/// A provider's own usage object, as it came (R12).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProviderUsage {
+    /// Whose format the documents have; empty means the event's provider.
+    pub provider: String,
+    /// Which of the provider's APIs answered; empty means to recognise it by its keys.
+    pub api: String,
+    /// The model where the documents name none.
+    pub model: String,
+    /// The document, or the usage-bearing chunks of a streamed response in order.
+    pub documents: Vec<String>,
+    /// Whether the response was streamed.
+    pub streamed: bool,
+}
+
+/// Usage as the caller sent it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Usage {
+    /// Disjoint counts that the caller made itself.
+    Lines(Vec<Line>),
+    /// The provider's own documents.
+    Provider(ProviderUsage),
+}
+
+/// An event as received: its usage is not yet in lines, and what may be left empty may be empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Draft {
+    /// The event; its lines are still empty.
+    pub event: Event,
+    /// Its usage; none when the caller sent none.
+    pub usage: Option<Usage>,
+}
+
 impl Event {
     /// Checks every bound and returns what is out of bounds, in the order of the contract.
     /// `now_us` is the server's clock in microseconds since the Unix epoch.
     pub fn check(&self, now_us: i64) -> Vec<Violation> {
         let mut out = Vec::new();
-        bounds::required_text("event_id", &self.event_id, &mut out);
+        if self.event_id.is_empty() {
+            out.push(
+                Violation::new(
+                    "event_id",
+                    "is required; send the provider's message id, or a document that carries one",
+                )
+                .kind(Kind::EventIdMissing),
+            );
+        }
+        bounds::text("event_id", &self.event_id, &mut out);
         bounds::required_text("user_id", &self.user_id, &mut out);
         bounds::required_text("provider", &self.provider, &mut out);
         for (field, value) in [
@@ -137,6 +179,14 @@ impl Event {
         }
         if let Some(time) = self.request_time_us {
             check_time("request_time", time, now_us, &mut out);
+        }
+        if let (Some(first), Some(whole)) = (self.time_to_first_token_ms, self.latency_ms)
+            && first > whole
+        {
+            out.push(Violation::new(
+                "time_to_first_token_ms",
+                format!("{first} is more than latency_ms ({whole}), which includes it"),
+            ));
         }
         for (field, value, max) in [
             ("turn", self.turn, bounds::MAX_ORDINAL),
@@ -159,15 +209,18 @@ impl Event {
 
     fn check_lines(&self, out: &mut Vec<Violation>) {
         if self.lines.is_empty() || self.lines.len() > bounds::MAX_LINES {
-            out.push(Violation::new(
-                "lines",
-                format!(
-                    "{} lines is out of bounds; send 1 to {} lines, one for each model that the \
+            let kind = if self.lines.is_empty() {
+                Kind::UsageMissing
+            } else {
+                Kind::TooManyLines
+            };
+            let description = format!(
+                "{} lines is out of bounds; send 1 to {} lines, one for each model that the \
                      response bills",
-                    self.lines.len(),
-                    bounds::MAX_LINES
-                ),
-            ));
+                self.lines.len(),
+                bounds::MAX_LINES
+            );
+            out.push(Violation::new("lines", description).kind(kind));
             return;
         }
         for (n, line) in self.lines.iter().enumerate() {
@@ -187,9 +240,10 @@ impl Event {
             ));
             return;
         }
-        for (n, (key, value)) in self.labels.iter().enumerate() {
-            bounds::required_text(&format!("labels[{n}].key"), key, out);
-            bounds::text(&format!("labels[{n}].value"), value, out);
+        for (key, value) in &self.labels {
+            let path = format!("labels[{key:.64}]");
+            bounds::required_text(&format!("{path}.key"), key, out);
+            bounds::text(&format!("{path}.value"), value, out);
         }
         if self.labels.windows(2).any(|pair| pair[0].0 == pair[1].0) {
             out.push(Violation::new(
@@ -323,14 +377,12 @@ pub fn check_time(field: &str, time_us: i64, now_us: i64, out: &mut Vec<Violatio
         ));
     }
     if time_us > now_us.saturating_add(bounds::MAX_FUTURE_US) {
-        out.push(Violation::new(
-            field,
-            format!(
-                "lies more than {} minutes ahead of the server's clock; send the time of the call \
+        let description = format!(
+            "lies more than {} minutes ahead of the server's clock; send the time of the call \
                  and check the caller's clock",
-                bounds::MAX_FUTURE_US / 60_000_000
-            ),
-        ));
+            bounds::MAX_FUTURE_US / 60_000_000
+        );
+        out.push(Violation::new(field, description).kind(Kind::TimeInFuture));
     }
 }
 
@@ -509,7 +561,7 @@ mod tests {
                     labels: vec![("k".into(), long)],
                     ..event()
                 },
-                "labels[0].value",
+                "labels[k].value",
             ),
             (
                 Event {

@@ -18,8 +18,9 @@ const MAX_EXPONENT: i32 = 99;
 pub const MAX_UNIT_PRICE: i64 = 10_000_000_000;
 /// Largest fee in pico-USD per request: $10.
 pub const MAX_FEE_PICO_USD: i64 = 10_000_000_000_000;
-/// Largest cost of one line in nano-USD: $1,000,000. Nine thousand such lines still fit an `i64`.
-pub const MAX_LINE_COST_NANO_USD: i64 = 1_000_000_000_000_000;
+/// Largest cost of one line in nano-USD: $100,000. A full batch of such lines (1,000 events of 16
+/// lines) still fits an `i64`.
+pub const MAX_LINE_COST_NANO_USD: i64 = 100_000_000_000_000;
 
 /// Why a text is not an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

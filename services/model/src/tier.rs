@@ -50,6 +50,17 @@ impl ServiceTier {
         }
     }
 
+    /// Reads a provider's own word for the tier it served. OpenAI's (and Azure's) `fast` is another
+    /// word for `priority`; elsewhere it is a mode of its own.
+    pub fn served(provider: &str, word: &str) -> Self {
+        match (provider, Self::from_provider(word)) {
+            ("openai" | "azure.ai.openai", Self::Fast) if word.eq_ignore_ascii_case("fast") => {
+                Self::Priority
+            }
+            (_, tier) => tier,
+        }
+    }
+
     /// Reads a provider's own word, case and separators aside. Empty means standard.
     pub fn from_provider(word: &str) -> Self {
         let word = word.to_ascii_lowercase().replace('-', "_");
@@ -85,5 +96,11 @@ mod tests {
             ServiceTier::Priority
         );
         assert_eq!(ServiceTier::from_provider("tomorrow"), ServiceTier::Other);
+        assert_eq!(ServiceTier::served("openai", "fast"), ServiceTier::Priority);
+        assert_eq!(
+            ServiceTier::served("openai", "ultrafast"),
+            ServiceTier::Fast
+        );
+        assert_eq!(ServiceTier::served("anthropic", "fast"), ServiceTier::Fast);
     }
 }

@@ -62,7 +62,11 @@ struct Kept {
 impl Books {
     /// Books over a ledger; nothing is read yet.
     pub fn new(ledger: Arc<dyn Ledger>) -> Self {
-        Self { ledger, kept: RwLock::default(), refreshing: Mutex::default() }
+        Self {
+            ledger,
+            kept: RwLock::default(),
+            refreshing: Mutex::default(),
+        }
     }
 
     /// The book of a tenant, at most a second old.
@@ -82,13 +86,20 @@ impl Books {
         let standing = self.with(|kept| {
             kept.version = version;
             kept.asked = Some(Instant::now());
-            kept.books.get(tenant).filter(|(read, _)| *read == version).map(|(_, book)| book.clone())
+            kept.books
+                .get(tenant)
+                .filter(|(read, _)| *read == version)
+                .map(|(_, book)| book.clone())
         });
         if let Some(book) = standing {
             return Ok(book);
         }
-        let (shipped, own): (Vec<_>, Vec<_>) =
-            self.ledger.prices(tenant, 0).await?.into_iter().partition(|stored| stored.shipped);
+        let (shipped, own): (Vec<_>, Vec<_>) = self
+            .ledger
+            .prices(tenant, 0)
+            .await?
+            .into_iter()
+            .partition(|stored| stored.shipped);
         let book = Arc::new(TenantBook {
             own: Book::new(own.into_iter().map(|stored| stored.price)),
             shipped: Book::new(shipped.into_iter().map(|stored| stored.price)),
@@ -97,7 +108,8 @@ impl Books {
             if kept.books.len() >= MAX_TENANTS {
                 kept.books.clear();
             }
-            kept.books.insert(tenant.clone(), (version, Arc::clone(&book)));
+            kept.books
+                .insert(tenant.clone(), (version, Arc::clone(&book)));
         });
         Ok(book)
     }
@@ -109,13 +121,21 @@ impl Books {
 
     fn fresh(&self, tenant: &TenantId) -> Option<Arc<TenantBook>> {
         // A poisoned lock holds a whole value all the same: every change is one assignment.
-        let kept = self.kept.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let kept = self
+            .kept
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         let (read, book) = kept.books.get(tenant)?;
         let fresh = kept.asked.is_some_and(|asked| asked.elapsed() < FRESH);
         (fresh && *read == kept.version).then(|| Arc::clone(book))
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Kept) -> T) -> T {
-        change(&mut self.kept.write().unwrap_or_else(|poisoned| poisoned.into_inner()))
+        change(
+            &mut self
+                .kept
+                .write()
+                .unwrap_or_else(|poisoned| poisoned.into_inner()),
+        )
     }
 }

@@ -9,7 +9,9 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 /// The machine's clock.
 pub fn system() -> Clock {
     Arc::new(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
     })
 }

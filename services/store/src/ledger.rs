@@ -130,8 +130,10 @@ pub struct EventQuery {
 /// Facts about a session beside its totals.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Session {
-    /// The user of its latest event.
+    /// The user of its first event.
     pub user_id: String,
+    /// Distinct users.
+    pub users: i64,
     /// Distinct turns.
     pub turns: i64,
     /// Earliest charge time, in microseconds since the Unix epoch.

@@ -3,5 +3,7 @@
 //! The rule of this crate: it never sees a proto, and nobody else sees SQL. Each port is a trait
 //! with one conformance suite that every backend passes.
 
+pub mod books;
+pub mod clock;
 pub mod ledger;
 pub mod sqlite;

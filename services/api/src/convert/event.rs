@@ -234,7 +234,7 @@ pub fn recorded_event(
     recorded_at_us: i64,
 ) -> v1::RecordedEvent {
     let sums = sums(&event.lines, quotes);
-    let tier = ServiceTier::from_provider(&event.service_tier);
+    let tier = ServiceTier::served(&event.provider, &event.service_tier);
     v1::RecordedEvent {
         request_time: event.request_time_us.map(time),
         recorded_time: Some(time(recorded_at_us)),

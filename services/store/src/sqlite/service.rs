@@ -18,14 +18,14 @@ pub(super) async fn session(
     session: &str,
 ) -> Result<Option<Session>, Error> {
     let mut snapshot = pool.begin().await.map_err(unavailable)?;
-    let facts: Option<(String, i64, i64, i64)> =
+    let facts: Option<(String, i64, i64, i64, i64)> =
         sqlx::query_as(include_str!("queries/session.sql"))
             .bind(tenant)
             .bind(session)
             .fetch_optional(&mut *snapshot)
             .await
             .map_err(unavailable)?;
-    let Some((user_id, turns, first_us, last_us)) = facts else {
+    let Some((user_id, users, turns, first_us, last_us)) = facts else {
         return Ok(None);
     };
     let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
@@ -49,6 +49,7 @@ pub(super) async fn session(
     let totals = row.map_or_else(|| Ok(Totals::default()), |row| totals::read(&row, 0))?;
     Ok(Some(Session {
         user_id,
+        users,
         turns,
         first_us,
         last_us,

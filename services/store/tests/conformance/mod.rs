@@ -487,7 +487,9 @@ pub async fn prices_keep_their_versions(ledger: &dyn Ledger) {
         model: model.into(),
         effective_from_us: T0,
         source: source.into(),
-        ..Price::default()
+        version: 0,
+        tiers: BTreeMap::new(),
+        fees: BTreeMap::new(),
     };
     let a = tenant("a");
     let first = ledger

@@ -92,9 +92,9 @@ fn undecodable(name: &str, error: &DecodeError) -> Status {
         .into()
 }
 
-/// Splits prost's text `failed to decode Protobuf message: A.b: C.d: cause` into the innermost
-/// field, `C.d`, and the cause. prost gives no other access to them, and lists the innermost last
-/// or first depending on its version; see the test in `tests/codec.rs`.
+/// Splits prost's text `failed to decode Protobuf message: Inner.field: Outer.field: cause` into
+/// the innermost field and the cause. prost lists the innermost field first and gives no other
+/// access to it; `tests/it/codec.rs` notices should that change.
 fn split(text: &str) -> (Option<String>, String) {
     let mut rest = text
         .strip_prefix("failed to decode Protobuf message: ")

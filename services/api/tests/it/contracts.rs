@@ -215,8 +215,7 @@ fn no_request_carries_a_tenant() {
 }
 
 #[test]
-fn numbers_are_64_bit_and_no_float_is_sent() {
-    // Counts of fields, pages, per cents and nanos, bounded far below 2³¹.
+fn no_float_and_no_unsigned_number_is_sent() {
     for (name, message) in messages() {
         for field in &message.field {
             let kind = field.r#type();

@@ -39,10 +39,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = compiler.file_descriptor_set();
     fs::write(out.join("tokenmeter.v1.binpb"), files.encode_to_vec())?;
 
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
     tonic_prost_build::configure()
         .codec_path("crate::codec::Codec")
         .bytes(".tokenmeter.v1")
         .generate_default_stubs(true)
-        .compile_fds(files)?;
+        .compile_fds_with_config(files, config)?;
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! `tokenmeter-model`; what it is called on the wire is decided in `proto/`.
 
 pub mod codec;
+pub mod convert;
 pub mod status;
 
 /// The domain of every `google.rpc.ErrorInfo` that the service sends.

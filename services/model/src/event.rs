@@ -220,11 +220,11 @@ impl Event {
                 self.lines.len(),
                 bounds::MAX_LINES
             );
-            out.push(Violation::new("lines", description).kind(kind));
+            out.push(Violation::new("lines.lines", description).kind(kind));
             return;
         }
         for (n, line) in self.lines.iter().enumerate() {
-            line.check(&format!("lines[{n}]"), out);
+            line.check(&format!("lines.lines[{n}]"), out);
         }
     }
 
@@ -538,14 +538,14 @@ mod tests {
                     lines: vec![event().lines[0].clone(); 17],
                     ..event()
                 },
-                "lines",
+                "lines.lines",
             ),
             (
                 Event {
                     lines: vec![],
                     ..event()
                 },
-                "lines",
+                "lines.lines",
             ),
             (
                 Event {

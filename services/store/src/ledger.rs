@@ -218,6 +218,15 @@ pub struct Unpriced {
     pub last_us: i64,
 }
 
+/// A page of models that have lines without a price.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnpricedPage {
+    /// The models, in order of provider and model.
+    pub models: Vec<Unpriced>,
+    /// Lines of all models of the tenant that wait for a price.
+    pub total_lines: i64,
+}
+
 /// A new price for one recorded line, posted as a compensating entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adjustment {
@@ -305,7 +314,7 @@ pub trait Ledger: Send + Sync + 'static {
         tenant: &TenantId,
         after: Option<(&str, &str)>,
         limit: i64,
-    ) -> Result<Vec<Unpriced>, Error>;
+    ) -> Result<UnpricedPage, Error>;
 
     /// Unpriced lines after a position, in order of position.
     async fn unpriced_lines(

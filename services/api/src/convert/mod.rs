@@ -4,6 +4,9 @@
 //! (`TokenCounts::check`, `Line::check`). Paths in violations are those of the contract.
 
 pub mod counts;
+pub mod event;
 pub mod money;
+pub mod price;
 pub mod tier;
 pub mod time;
+pub mod totals;

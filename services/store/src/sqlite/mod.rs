@@ -27,7 +27,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use self::writer::{Batched, Job, Writer};
 use crate::ledger::{
     Adjustment, Error, EventQuery, Ledger, Outcome, Range, Recorded, RepriceCandidate,
-    ServiceQuery, ServiceUsage, Session, StoredPrice, Subject, Submission, Unpriced,
+    ServiceQuery, ServiceUsage, Session, StoredPrice, Subject, Submission, UnpricedPage,
 };
 
 /// Events that may wait for the writer; more are refused with [`Error::Overloaded`].
@@ -180,7 +180,7 @@ impl Ledger for Sqlite {
         tenant: &TenantId,
         after: Option<(&str, &str)>,
         limit: i64,
-    ) -> Result<Vec<Unpriced>, Error> {
+    ) -> Result<UnpricedPage, Error> {
         read::unpriced(&self.readers, tenant.as_str(), after, limit).await
     }
 

@@ -11,6 +11,7 @@ use super::lines::{self, corrupt};
 use super::{totals, unavailable};
 use crate::ledger::{
     Error, EventQuery, PricedLine, Range, Recorded, RepriceCandidate, Subject, Unpriced,
+    UnpricedPage,
 };
 
 fn subject_parts<'a>(subject: &Subject<'a>) -> (&'static str, &'static str, &'a str) {
@@ -268,17 +269,27 @@ pub(super) async fn unpriced(
     tenant: &str,
     after: Option<(&str, &str)>,
     limit: i64,
-) -> Result<Vec<Unpriced>, Error> {
+) -> Result<UnpricedPage, Error> {
+    let mut snapshot = pool.begin().await.map_err(unavailable)?;
+    let total_lines = sqlx::query_scalar(
+        "SELECT coalesce(sum(unpriced_lines), 0) FROM usage_totals \
+         WHERE tenant_id = ?1 AND scope = 'model' AND bucket = 0",
+    )
+    .bind(tenant)
+    .fetch_one(&mut *snapshot)
+    .await
+    .map_err(unavailable)?;
     let (provider, model) = after.unwrap_or_default();
     let rows = sqlx::query(include_str!("queries/unpriced.sql"))
         .bind(tenant)
         .bind(provider)
         .bind(model)
         .bind(limit)
-        .fetch_all(pool)
+        .fetch_all(&mut *snapshot)
         .await
         .map_err(unavailable)?;
-    rows.iter()
+    let models = rows
+        .iter()
         .map(|row| {
             Ok(Unpriced {
                 provider: row.try_get("provider").map_err(corrupt)?,
@@ -289,7 +300,11 @@ pub(super) async fn unpriced(
                 last_us: row.try_get("last_us").map_err(corrupt)?,
             })
         })
-        .collect()
+        .collect::<Result<_, Error>>()?;
+    Ok(UnpricedPage {
+        models,
+        total_lines,
+    })
 }
 
 /// Unpriced lines after a position.

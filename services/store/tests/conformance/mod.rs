@@ -261,6 +261,8 @@ pub async fn events_read_back_as_recorded(ledger: &dyn Ledger) {
     assert_eq!(totals.prompt(), 10 + (1 + 2 + 3 + 4 + 5 + 6 + 7) + 13);
     assert_eq!(totals.output, 5 + 80 + 14);
     let unpriced = ledger.unpriced(&tenant("a"), None, 10).await.unwrap();
+    assert_eq!(unpriced.total_lines, 1);
+    let unpriced = unpriced.models;
     assert_eq!(unpriced.len(), 1);
     assert_eq!(
         (unpriced[0].model.as_str(), unpriced[0].tokens),

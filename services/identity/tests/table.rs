@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // a test may stop at the first surprise
 
+use std::fs;
+use std::path::Path;
+
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokenmeter_identity::{Access, Credentials, TABLE};
@@ -60,4 +63,33 @@ fn the_role_table_equals_the_contracts() {
         .collect();
     table.sort();
     assert_eq!(table, contracts());
+}
+
+/// Every RPC of `docs/api.md` as `Service/Method`, with whether its state is `implemented`.
+fn states_of_the_api_page() -> Vec<(String, bool)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/api.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let mut service = "";
+    let mut states = Vec::new();
+    for line in page.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            service = heading;
+        } else if let Some(row) = line.strip_prefix("| `") {
+            let (method, _) = row.split_once('`').unwrap();
+            let implemented = row.ends_with("| implemented |");
+            states.push((format!("{service}/{method}"), implemented));
+        }
+    }
+    states.sort();
+    states
+}
+
+#[test]
+fn the_api_page_calls_implemented_what_the_role_table_does() {
+    let mut table: Vec<_> = TABLE
+        .iter()
+        .map(|access| (access.rpc.to_owned(), access.implemented))
+        .collect();
+    table.sort();
+    assert_eq!(states_of_the_api_page(), table);
 }

@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Runs the tests of tokenmeter.
+#
+#   tests/run.sh [unit|integration|clients|lint|all] [--soak]
+#
+#   lint         format, clippy, dependency policy, contracts, scripts
+#   unit         tests inside the crates; needs nothing but Rust
+#   integration  tests against the built binary and against files
+#   clients      the client libraries; this version has none
+#   all          all of these, the default
+#   --soak       ten times as many rounds where a test has rounds
+#
+# Everything that the tests need is installed by tests/tools.sh; what cannot be had is a failure, not a
+# skip. A stage ends at its first failing step, the other stages still run, and the last line is
+# `N passed, N failed`. The exit status is 0 only if every stage passed.
+#
+#   TOKENMETER_TOOLS        where tools are installed (~/.cache/tokenmeter-tools)
+#   TOKENMETER_PROFILE      dev (default: it builds in a fraction of the time) or release
+#   TOKENMETER_SHARED_DATA  where recorded data is (../shared/data beside the checkout)
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+exec </dev/null
+
+usage() {
+    sed -n '1d; /^set /q; s/^# \{0,1\}//; p' "$root/tests/run.sh" >&2
+    exit 2
+}
+
+stages=()
+rounds=1
+for word in "$@"; do
+    case $word in
+    lint | unit | integration | clients) stages+=("$word") ;;
+    all) stages=(lint unit integration clients) ;;
+    --soak) rounds=10 ;;
+    *) usage ;;
+    esac
+done
+[[ ${#stages[@]} -gt 0 ]] || stages=(lint unit integration clients)
+
+export TOKENMETER_TOOLS=${TOKENMETER_TOOLS:-$HOME/.cache/tokenmeter-tools}
+export PATH=$TOKENMETER_TOOLS/bin:$PATH
+export TOKENMETER_PROFILE=${TOKENMETER_PROFILE:-dev}
+export TOKENMETER_SHARED_DATA=${TOKENMETER_SHARED_DATA:-$root/../shared/data}
+# Tests multiply their rounds by this.
+export TOKENMETER_ROUNDS=$rounds
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+step() {
+    echo "--- $*"
+    "$@"
+}
+
+# cargo test, whose results count towards the last line.
+tests() {
+    step cargo test --locked --profile "$TOKENMETER_PROFILE" --workspace --no-fail-fast "$@" |
+        tee -a "$scratch/results"
+}
+
+lint() {
+    tests/tools.sh lint
+    step cargo fmt --all --check
+    step cargo clippy --locked --workspace --all-targets -- -D warnings
+    # Advisories are left out: they need a database from the network and change without the code
+    # changing. `cargo deny check advisories` asks for them.
+    step cargo deny --locked --log-level error check bans licenses sources
+    step proto/check.sh
+    step shellcheck .ci/run proto/check.sh tests/*.sh
+    long_files
+}
+
+# Nobody finds their way in a file of more than 1,000 lines.
+long_files() {
+    echo "--- no long files"
+    git ls-files -z --cached --others --exclude-standard -- '*.rs' '*.proto' '*.sql' '*.lua' '*.sh' |
+        xargs -0 awk 'FNR == 1001 { print FILENAME " has more than 1,000 lines"; found = 1 } END { exit found }'
+}
+
+unit() {
+    tests --lib --bins
+}
+
+integration() {
+    tests/tools.sh integration
+    [[ -d $TOKENMETER_SHARED_DATA ]] ||
+        echo "no recorded data at $TOKENMETER_SHARED_DATA: the tests that read it will say so and pass"
+    # Built once, before any test starts, so that no test waits for a build.
+    step cargo build --locked --profile "$TOKENMETER_PROFILE" --workspace --bins
+    tests --test '*'
+}
+
+clients() {
+    tests/tools.sh clients
+    echo "this version has no client libraries; this stage will build and test those of Rust, Python,"
+    echo "TypeScript and Go against the built binary"
+}
+
+failed=0
+summary=()
+for stage in "${stages[@]}"; do
+    echo "=== $stage"
+    began=$SECONDS
+    # Not `if ( … )`: bash ignores errors inside a condition.
+    set +e
+    (
+        set -e
+        case $stage in
+        lint) lint ;;
+        unit) unit ;;
+        integration) integration ;;
+        clients) clients ;;
+        esac
+    )
+    status=$?
+    set -e
+    result=passed
+    if [[ $status != 0 ]]; then
+        result="FAILED (status $status)"
+        failed=1
+    fi
+    summary+=("$(printf '%-12s %s in %d s' "$stage" "$result" $((SECONDS - began)))")
+    echo "=== ${summary[-1]}"
+done
+
+echo
+printf '%s\n' "${summary[@]}"
+touch "$scratch/results"
+awk '/^test result: / {
+         for (i = 2; i <= NF; i++) {
+             if ($i ~ /^passed/) passed += $(i - 1)
+             if ($i ~ /^failed/) failed += $(i - 1)
+         }
+     }
+     END { printf "%d passed, %d failed\n", passed, failed }' "$scratch/results"
+exit "$failed"

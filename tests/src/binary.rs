@@ -1,0 +1,70 @@
+//! The binary under test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::{env, str};
+
+use serde_json::Value;
+
+/// The `tokenmeter` binary: the one that `TOKENMETER_BIN` names, or else that of this checkout, which
+/// cargo builds in the profile that `TOKENMETER_PROFILE` names (dev). It belongs to another package,
+/// so cargo does not tell its path to a test; asking cargo to build it, once in a process, tells the
+/// path and can never test yesterday's binary.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        env::var_os("TOKENMETER_BIN").map_or_else(build, |named| {
+            let path = PathBuf::from(named);
+            assert!(
+                path.is_file(),
+                "TOKENMETER_BIN names {}, which is no file",
+                path.display()
+            );
+            path
+        })
+    })
+}
+
+fn build() -> PathBuf {
+    let profile = env::var("TOKENMETER_PROFILE").unwrap_or_else(|_| "dev".to_owned());
+    let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        // As tests/run.sh builds it, so that nothing is built twice.
+        .args(["build", "--locked", "--workspace", "--bins"])
+        .args(["--profile", &profile])
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("cargo can be run");
+    assert!(output.status.success(), "cargo build: {}", output.status);
+    let messages = str::from_utf8(&output.stdout).expect("cargo writes UTF-8");
+    executable(messages).expect("cargo built a binary called tokenmeter")
+}
+
+/// Where cargo's messages say that the binary is.
+fn executable(messages: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["reason"] == "compiler-artifact")
+        .filter(|message| message["target"]["name"] == "tokenmeter")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_executable_is_told_from_libraries_and_other_binaries() {
+        let messages = r#"
+            {"reason":"compiler-artifact","target":{"name":"tokenmeter"},"executable":null}
+            {"reason":"compiler-artifact","target":{"name":"other"},"executable":"/t/other"}
+            {"reason":"compiler-artifact","target":{"name":"tokenmeter"},"executable":"/t/tokenmeter"}
+            {"reason":"build-finished","success":true}
+        "#;
+        assert_eq!(executable(messages), Some(PathBuf::from("/t/tokenmeter")));
+        assert_eq!(executable("no JSON"), None);
+    }
+}

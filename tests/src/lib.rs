@@ -1,0 +1,16 @@
+//! What end-to-end tests share: the built binary as a child process, tools, recorded data.
+//!
+//! The rule of this crate: a test sees the service only as others do, through its ports, its output
+//! and its exit. Everything here panics when the test could not go on, and says why.
+
+// A test that cannot go on stops here; this crate is no part of the service.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod binary;
+mod places;
+mod process;
+mod server;
+
+pub use binary::binary;
+pub use places::{free_port, rounds, shared_data, tool, wait_until};
+pub use server::{Refused, Server, Start};

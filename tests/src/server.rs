@@ -1,0 +1,230 @@
+//! The built binary as a server in a folder of its own.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+use std::{env, fmt};
+
+use serde_json::Value;
+use tonic::transport::Channel;
+
+use crate::places::{tool, wait_until};
+use crate::process::Process;
+
+/// How long a start, and an end that was asked for, may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a server is started.
+#[derive(Debug, Clone)]
+pub struct Start {
+    folder: PathBuf,
+    listen: SocketAddr,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Start {
+    /// In this folder, which is its working directory and home, on a free port.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// On this address.
+    pub fn listen(mut self, listen: SocketAddr) -> Self {
+        self.listen = listen;
+        self
+    }
+
+    /// With one more argument after `serve --listen ADDRESS`.
+    pub fn argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// With one more environment variable.
+    pub fn variable(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Starts it and waits until it accepts connections. A server that ends instead fails the test.
+    pub fn serve(self) -> Server {
+        let mut process = self.spawn();
+        let address = wait_until("the server's first line", PATIENCE, || {
+            if let Some(status) = process.ended() {
+                // For the lines that came with the end.
+                process.wait(PATIENCE);
+                panic!("the server ended before it listened: {status}");
+            }
+            address_in(process.stdout.all().first()?)
+        });
+        wait_until("the server to accept", PATIENCE, || {
+            TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()
+        });
+        Server {
+            start: self,
+            process,
+            address,
+        }
+    }
+
+    /// Starts it where it is expected to refuse: answers how it ended and what it wrote to stderr.
+    pub fn refused(self) -> (ExitStatus, String) {
+        let mut process = self.spawn();
+        let status = process.wait(PATIENCE);
+        (status, process.stderr.all().join("\n"))
+    }
+
+    fn spawn(&self) -> Process {
+        let mut command = Command::new(crate::binary());
+        command
+            .current_dir(&self.folder)
+            .args(["serve", "--listen", &self.listen.to_string()])
+            .args(&self.arguments);
+        // What the one who runs the tests has set for servers of their own is not for this one.
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("TOKENMETER_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("HOME", &self.folder)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Process::spawn(&mut command)
+    }
+}
+
+/// A running server. It is killed when it goes out of scope; if the test fails, what it wrote is
+/// printed.
+#[derive(Debug)]
+pub struct Server {
+    start: Start,
+    process: Process,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Starts one with its defaults in this folder, on a free port.
+    pub fn start(folder: &Path) -> Self {
+        Start::new(folder).serve()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process id, for a tracer.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The folder that it runs in.
+    pub fn folder(&self) -> &Path {
+        &self.start.folder
+    }
+
+    /// The lines that it wrote to stdout so far.
+    pub fn stdout(&self) -> Vec<String> {
+        self.process.stdout.all()
+    }
+
+    /// The lines that it wrote to stderr so far.
+    pub fn stderr(&self) -> Vec<String> {
+        self.process.stderr.all()
+    }
+
+    /// A connection for the generated clients.
+    pub async fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.address))
+            .expect("an address makes a URI")
+            .connect()
+            .await
+            .unwrap_or_else(|error| panic!("{}: {error:?}", self.address))
+    }
+
+    /// Kills it without warning (SIGKILL), as a crash does.
+    pub fn kill(&mut self) -> ExitStatus {
+        self.process.kill()
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it did.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.process.terminate();
+        self.process.wait(PATIENCE)
+    }
+
+    /// Starts it again as it was: same folder, arguments and port. One that still runs is killed.
+    pub fn restart(&mut self) {
+        self.process.kill();
+        let next = self.start.clone().listen(self.address).serve();
+        self.process = next.process;
+    }
+
+    /// Calls a method through grpcurl, which learns the contract by reflection, such as
+    /// `tokenmeter.v1.AdminService/GetStatus`.
+    pub fn grpcurl(&self, method: &str, request: &Value) -> Result<Value, Refused> {
+        let output = Command::new(tool("grpcurl"))
+            .args(["-plaintext", "-emit-defaults", "-format-error"])
+            .args(["-max-time", "30", "-d", &request.to_string()])
+            .args([&self.address.to_string(), method])
+            .stdin(Stdio::null())
+            .output()
+            .expect("grpcurl can be run");
+        let text = String::from_utf8_lossy(&output.stdout);
+        if output.status.success() {
+            return Ok(serde_json::from_str(&text)
+                .unwrap_or_else(|error| panic!("{method} answered {text:?}: {error}")));
+        }
+        let told = String::from_utf8_lossy(&output.stderr);
+        Err(serde_json::from_str(&told).map_or_else(
+            |_| panic!("grpcurl {method} failed without a status: {told}"),
+            Refused,
+        ))
+    }
+}
+
+/// A status that was no OK: `code` (a number), `message` and `details`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refused(pub Value);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The address of a line such as `tokenmeter 0.1.0 listening on 127.0.0.1:50051; try: …`.
+fn address_in(line: &str) -> Option<SocketAddr> {
+    let (_, after) = line.split_once("listening on ")?;
+    let word = after.split_whitespace().next()?;
+    word.trim_start_matches("http://")
+        .trim_end_matches([',', ';', '.', ')', '/'])
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_tells_the_address() {
+        let expected = Some(SocketAddr::from(([127, 0, 0, 1], 50_051)));
+        for line in [
+            "listening on 127.0.0.1:50051",
+            "tokenmeter 0.1.0 listening on 127.0.0.1:50051; try: grpcurl …",
+            "tokenmeter is listening on http://127.0.0.1:50051, without credentials",
+        ] {
+            assert_eq!(address_in(line), expected, "{line}");
+        }
+        assert_eq!(address_in("listening on port 50051"), None);
+        assert_eq!(address_in("hello"), None);
+    }
+}

@@ -73,10 +73,11 @@ lint() {
     long_files
 }
 
-# Nobody finds their way in a file of more than 1,000 lines.
+# Nobody finds their way in a file of more than 1,000 lines. A contract has one file per service, so
+# that protos are not counted.
 long_files() {
-    echo "--- no long files"
-    git ls-files -z --cached --others --exclude-standard -- '*.rs' '*.proto' '*.sql' '*.lua' '*.sh' |
+    echo "--- no file of more than 1,000 lines"
+    git ls-files -z --cached --others --exclude-standard -- '*.rs' '*.sql' '*.lua' '*.sh' |
         xargs -0 awk 'FNR == 1001 { print FILENAME " has more than 1,000 lines"; found = 1 } END { exit found }'
 }
 

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use tokenmeter_model::bounds::{Kind, Violation};
+use tokenmeter_model::fault::Fault;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::DOMAIN;
-use crate::v1::ErrorReason;
+use crate::v1::{self, ErrorReason};
 
 /// Why an RPC failed: everything that its status tells the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +70,75 @@ impl Failure {
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
         self
+    }
+}
+
+/// When to come back after a store could not do its work.
+const RETRY_LATER: Duration = Duration::from_secs(1);
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Unavailable => Self::new(
+                ErrorReason::LedgerUnavailable,
+                "the ledger cannot be reached; nothing was changed, keep what you hold and retry",
+            )
+            .retry_after(RETRY_LATER),
+            Fault::Overloaded => Self::new(
+                ErrorReason::Overloaded,
+                "too many events wait for the ledger; nothing was changed, retry later",
+            )
+            .retry_after(RETRY_LATER),
+            Fault::OutOfRange => Self::new(
+                ErrorReason::CostOutOfRange,
+                "the event would take a total past 64 bits; nothing was changed",
+            ),
+            Fault::Corrupt => Self::new(
+                ErrorReason::Internal,
+                "an internal error; nothing was changed",
+            ),
+        }
+    }
+}
+
+impl From<Vec<Violation>> for Failure {
+    /// Fields out of bounds; the first one's kind gives the reason.
+    fn from(violations: Vec<Violation>) -> Self {
+        let text = match &violations[..] {
+            [one] => one.to_string(),
+            [first, rest @ ..] => format!("{first}; and {} more", rest.len()),
+            [] => "the request is invalid".to_owned(),
+        };
+        let reason = match violations.first().map(|violation| violation.kind) {
+            Some(Kind::EventIdMissing) => ErrorReason::EventIdMissing,
+            Some(Kind::UsageMissing) => ErrorReason::UsageMissing,
+            Some(Kind::TooManyLines) => ErrorReason::TooManyLines,
+            Some(Kind::TimeInFuture) => ErrorReason::EventTimeInFuture,
+            Some(Kind::Field) | None => ErrorReason::FieldInvalid,
+        };
+        violations
+            .into_iter()
+            .fold(Self::new(reason, text), |failure, violation| {
+                failure.violation(violation.field, violation.description)
+            })
+    }
+}
+
+impl From<Failure> for v1::ItemError {
+    fn from(failure: Failure) -> Self {
+        let retryable = matches!(failure.code, Code::Unavailable | Code::ResourceExhausted);
+        let millis = |delay: Duration| i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        Self {
+            reason: failure.reason.into(),
+            message: failure.message,
+            violations: failure
+                .violations
+                .into_iter()
+                .map(|(field, description)| v1::FieldViolation { field, description })
+                .collect(),
+            retryable,
+            retry_after_ms: failure.retry_after.map(millis),
+        }
     }
 }
 

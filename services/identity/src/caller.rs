@@ -128,6 +128,17 @@ impl Caller {
         })
     }
 
+    /// The caller that the layer put into a request.
+    ///
+    /// # Errors
+    /// INTERNAL when the layer is missing, which is a fault of the wiring.
+    pub fn of(extensions: &tonic::Extensions) -> Result<Self, Failure> {
+        extensions
+            .get()
+            .cloned()
+            .ok_or_else(|| Failure::new(ErrorReason::Internal, "the caller is not known"))
+    }
+
     /// Whether the caller reads only its own usage.
     pub fn reads_only_itself(&self) -> bool {
         !self.roles.has(Role::ReadTenant) && !self.roles.has(Role::Admin)

@@ -6,9 +6,11 @@
 pub mod bounds;
 pub mod counts;
 pub mod event;
+pub mod fault;
 pub mod id;
 pub mod money;
 pub mod price;
 pub mod provider;
 pub mod tier;
 pub mod totals;
+pub mod zone;

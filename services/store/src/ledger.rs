@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokenmeter_model::counts::Line;
 use tokenmeter_model::event::{Event, Fingerprint, Status};
+use tokenmeter_model::fault::Fault;
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::{Price, Quote};
 use tokenmeter_model::totals::Totals;
@@ -279,6 +280,18 @@ pub enum Error {
     Corrupt(String),
 }
 
+impl Error {
+    /// What kind of fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Unavailable(_) => Fault::Unavailable,
+            Self::Overloaded(_) => Fault::Overloaded,
+            Self::OutOfRange(_) => Fault::OutOfRange,
+            Self::Corrupt(_) => Fault::Corrupt,
+        }
+    }
+}
+
 /// The system of record.
 ///
 /// Every method is atomic. `record` acknowledges only what is on disk.
@@ -352,6 +365,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// The last price version in the ledger, over all tenants: what tells a cached book from a
     /// stale one.
     async fn last_price_version(&self) -> Result<i64, Error>;
+
+    /// The ledger's epoch: another one after a restore, so that old positions can be told.
+    fn epoch(&self) -> &str;
+
+    /// The number of the last migration it has.
+    fn schema_version(&self) -> i64;
 
     /// Answers when the ledger can write; the error says why it can not.
     async fn check(&self) -> Result<(), Error>;

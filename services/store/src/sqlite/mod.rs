@@ -45,6 +45,7 @@ pub struct Sqlite {
     readers: SqlitePool,
     jobs: mpsc::Sender<Job>,
     queue: Arc<Semaphore>,
+    epoch: String,
 }
 
 impl Sqlite {
@@ -82,6 +83,10 @@ impl Sqlite {
             .run(&mut connection)
             .await
             .map_err(|error| Error::Unavailable(error.to_string()))?;
+        let epoch = sqlx::query_scalar("SELECT epoch FROM ledger_state WHERE id = 1")
+            .fetch_one(&mut connection)
+            .await
+            .map_err(unavailable)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.read_only(true))
@@ -93,6 +98,7 @@ impl Sqlite {
             readers,
             jobs,
             queue: Arc::new(Semaphore::new(MAX_QUEUED_EVENTS)),
+            epoch,
         })
     }
 
@@ -240,6 +246,18 @@ impl Ledger for Sqlite {
             .fetch_one(&self.readers)
             .await
             .map_err(unavailable)
+    }
+
+    fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    fn schema_version(&self) -> i64 {
+        MIGRATIONS
+            .iter()
+            .map(|migration| migration.version)
+            .max()
+            .unwrap_or_default()
     }
 
     async fn check(&self) -> Result<(), Error> {

@@ -1,0 +1,64 @@
+//! Why an administrator's request was refused, and what the caller is told.
+
+use tokenmeter_api::status::Failure;
+use tokenmeter_api::v1::ErrorReason;
+use tokenmeter_model::bounds::Violation;
+use tokenmeter_store::ledger;
+
+/// Why a request was refused. In every case nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Fields are out of bounds.
+    #[error("{} fields are out of bounds", .0.len())]
+    Invalid(Vec<Violation>),
+    /// Prices are not consistent.
+    #[error("{} prices are not consistent", .0.len())]
+    Price(Vec<Violation>),
+    /// The file cannot be read.
+    #[error("import: {0}")]
+    Import(String),
+    /// The page token is not one of this list's.
+    #[error("page token")]
+    PageToken,
+    /// The ledger could not answer.
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+}
+
+impl From<Violation> for Error {
+    fn from(violation: Violation) -> Self {
+        Self::Invalid(vec![violation])
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid(violations) => violations.into(),
+            Error::Price(violations) => {
+                let mut failure = Self::from(violations);
+                failure.reason = ErrorReason::PriceInvalid;
+                failure
+            }
+            Error::Import(text) => Self::new(ErrorReason::ImportInvalid, format!("content {text}"))
+                .violation("content", text),
+            Error::PageToken => {
+                let text = "is not of this list; send next_page_token as it came, with the same \
+                            filters, or leave it empty for the first page";
+                Self::new(ErrorReason::PageTokenInvalid, format!("page_token {text}"))
+                    .violation("page_token", text)
+            }
+            Error::Ledger(error) => {
+                // The text is for the log; callers are told the kind of fault.
+                tracing::error!(%error, "administration");
+                error.fault().into()
+            }
+        }
+    }
+}
+
+impl From<Error> for tonic::Status {
+    fn from(error: Error) -> Self {
+        Failure::from(error).into()
+    }
+}

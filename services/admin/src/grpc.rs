@@ -1,0 +1,300 @@
+//! The contract `AdminService`: convert, call, convert back. What this version does not answer is
+//! refused before it gets here (`tokenmeter_identity::TABLE`).
+
+use std::time::Duration;
+
+use tokenmeter_api::convert::{price, time};
+use tokenmeter_api::v1;
+use tokenmeter_api::v1::admin_service_server::AdminService;
+use tokenmeter_identity::{Caller, Role};
+use tokenmeter_model::bounds::{self, Violation};
+use tonic::{Request, Response, Status};
+
+use crate::error::Error;
+use crate::prices::{PriceAdmin, PriceQuery};
+use crate::status::StatusAdmin;
+
+/// Rows of a page when nothing is asked for, and at most.
+const PAGE: (i32, i32) = (50, 1_000);
+/// Most prices shown in the answer to an import.
+const MAX_CHANGES: usize = 1_000;
+
+/// Administration over gRPC.
+pub struct Grpc {
+    prices: PriceAdmin,
+    status: StatusAdmin,
+}
+
+impl Grpc {
+    /// The service.
+    pub fn new(prices: PriceAdmin, status: StatusAdmin) -> Self {
+        Self { prices, status }
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Grpc {
+    async fn set_prices(
+        &self,
+        request: Request<v1::SetPricesRequest>,
+    ) -> Result<Response<v1::SetPricesResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        check_request_id(&asked.request_id)?;
+        let prices = asked
+            .prices
+            .into_iter()
+            .enumerate()
+            .map(|(n, one)| price::price(&format!("prices[{n}]"), one))
+            .collect::<Result<_, _>>()
+            .map_err(|violation| Error::Price(vec![violation]))?;
+        let changes = self.prices.set(&caller, prices, asked.dry_run).await?;
+        Ok(Response::new(v1::SetPricesResponse {
+            prices: changes.added.iter().map(price::from_price).collect(),
+            unchanged: count(changes.unchanged),
+        }))
+    }
+
+    async fn list_prices(
+        &self,
+        request: Request<v1::ListPricesRequest>,
+    ) -> Result<Response<v1::ListPricesResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let at = match (&asked.effective_at, asked.all_versions) {
+            (Some(_), true) => {
+                let text = "has to be absent with all_versions, which lists all times";
+                return Err(Error::from(Violation::new("effective_at", text)).into());
+            }
+            (Some(at), false) => Some(time::to_micros("effective_at", at).map_err(Error::from)?),
+            (None, true) => None,
+            (None, false) => Some((self.prices.clock)()),
+        };
+        let query = PriceQuery {
+            provider: asked.provider,
+            model: asked.model,
+            at_us: at,
+        };
+        let (size, start) = page(asked.page_size, &asked.page_token)?;
+        let prices = self.prices.list(&caller, &query).await?;
+        let next = start.saturating_add(size);
+        Ok(Response::new(v1::ListPricesResponse {
+            prices: prices
+                .iter()
+                .skip(start)
+                .take(size)
+                .map(price::from_price)
+                .collect(),
+            next_page_token: if prices.len() > next {
+                next.to_string()
+            } else {
+                String::new()
+            },
+        }))
+    }
+
+    async fn import_prices(
+        &self,
+        request: Request<v1::ImportPricesRequest>,
+    ) -> Result<Response<v1::ImportPricesResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        check_request_id(&asked.request_id)?;
+        if v1::PriceFileFormat::try_from(asked.format).is_err() {
+            let text = "is no format; send one of PriceFileFormat";
+            return Err(Error::from(Violation::new("format", text)).into());
+        }
+        let effective_from_us = asked
+            .effective_from
+            .as_ref()
+            .map(|at| time::to_micros("effective_from", at))
+            .transpose()
+            .map_err(Error::from)?;
+        let imported = self
+            .prices
+            .import(
+                &caller,
+                &asked.content,
+                effective_from_us,
+                &asked.source,
+                &asked.providers,
+                asked.dry_run,
+            )
+            .await?;
+        Ok(Response::new(v1::ImportPricesResponse {
+            entries: count(imported.entries),
+            added: count(imported.added),
+            changed: count(imported.changed),
+            unchanged: count(imported.unchanged),
+            skipped: count(imported.skipped),
+            invalid: count(imported.invalid),
+            problems: imported
+                .problems
+                .into_iter()
+                .map(|problem| v1::ImportProblem {
+                    entry: problem.entry.chars().take(bounds::MAX_TEXT_BYTES).collect(),
+                    description: problem.description,
+                    imported: problem.imported,
+                })
+                .collect(),
+            changes: imported
+                .changes
+                .iter()
+                .take(MAX_CHANGES)
+                .map(price::from_price)
+                .collect(),
+            version: imported.version,
+        }))
+    }
+
+    async fn list_unpriced_models(
+        &self,
+        request: Request<v1::ListUnpricedModelsRequest>,
+    ) -> Result<Response<v1::ListUnpricedModelsResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let (size, _) = page(asked.page_size, "")?;
+        let after = match asked.page_token.as_str() {
+            "" => None,
+            token => Some(token.split_once('/').ok_or(Error::PageToken)?),
+        };
+        let limit = i64::try_from(size).unwrap_or(i64::MAX).saturating_add(1);
+        let (mut found, book) = self.prices.unpriced(&caller, after, limit).await?;
+        let more = found.models.len() > size;
+        found.models.truncate(size);
+        let next_page_token = found
+            .models
+            .last()
+            .filter(|_| more)
+            .map(|last| format!("{}/{}", last.provider, last.model))
+            .unwrap_or_default();
+        let models = found
+            .models
+            .into_iter()
+            .map(|one| v1::UnpricedModel {
+                priceable: book.find(&one.provider, &one.model, one.last_us).is_some(),
+                lines: one.lines,
+                total_tokens: one.tokens,
+                first_charge_time: Some(time::from_micros(one.first_us)),
+                last_charge_time: Some(time::from_micros(one.last_us)),
+                provider: one.provider,
+                model: one.model,
+            })
+            .collect();
+        Ok(Response::new(v1::ListUnpricedModelsResponse {
+            models,
+            next_page_token,
+            total_lines: found.total_lines,
+        }))
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let admin = caller.roles.has(Role::Admin);
+        let status = self.status.status().await;
+        let now = time::from_micros((self.prices.clock)());
+        let faulty = status.dependencies.iter().any(|one| one.fault.is_some());
+        let state = match (status.draining, faulty) {
+            (true, _) => v1::ServingState::Draining,
+            (false, true) => v1::ServingState::Down,
+            (false, false) => v1::ServingState::Ok,
+        };
+        let dependencies = status
+            .dependencies
+            .into_iter()
+            .map(|one| v1::DependencyStatus {
+                name: one.name.to_owned(),
+                backend: one.backend.to_owned(),
+                state: match one.fault {
+                    None => v1::ServingState::Ok.into(),
+                    Some(_) => v1::ServingState::Down.into(),
+                },
+                latency: one.latency.map(duration),
+                checked_time: Some(now),
+                detail: one.fault.filter(|_| admin).unwrap_or_default(),
+            })
+            .collect();
+        Ok(Response::new(v1::GetStatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            revision: option_env!("TOKENMETER_REVISION")
+                .unwrap_or_default()
+                .to_owned(),
+            state: state.into(),
+            dependencies,
+            uptime: Some(duration(status.uptime)),
+            server_time: Some(now),
+            roles: self.status.roles.clone(),
+            node_id: if admin {
+                self.status.node_id.clone()
+            } else {
+                String::new()
+            },
+            schema_version: self.status.schema_version,
+        }))
+    }
+
+    async fn get_caller(
+        &self,
+        request: Request<v1::GetCallerRequest>,
+    ) -> Result<Response<v1::GetCallerResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let roles = Role::ALL
+            .into_iter()
+            .filter(|role| caller.roles.has(*role))
+            .map(|role| match role {
+                Role::Meter => v1::Role::Meter.into(),
+                Role::ReadOwn => v1::Role::ReadOwn.into(),
+                Role::ReadTenant => v1::Role::ReadTenant.into(),
+                Role::Admin => v1::Role::Admin.into(),
+            })
+            .collect();
+        Ok(Response::new(v1::GetCallerResponse {
+            tenant_id: caller.tenant.to_string(),
+            user_id: caller.user,
+            roles,
+            method: v1::AuthMethod::Anonymous.into(),
+            ..Default::default()
+        }))
+    }
+}
+
+fn check_request_id(request_id: &str) -> Result<(), Error> {
+    let mut out = Vec::new();
+    bounds::required_text("request_id", request_id, &mut out);
+    if out.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Invalid(out))
+    }
+}
+
+/// Size and start of a page; the token is the number of rows before it.
+fn page(size: i32, token: &str) -> Result<(usize, usize), Error> {
+    let size = match size {
+        ..0 => {
+            let text = format!("{size} is negative; send 0 (for {}) to {}", PAGE.0, PAGE.1);
+            return Err(Violation::new("page_size", text).into());
+        }
+        0 => PAGE.0,
+        size => size.min(PAGE.1),
+    };
+    let start = match token {
+        "" => 0,
+        token => token.parse().map_err(|_| Error::PageToken)?,
+    };
+    Ok((usize::try_from(size).unwrap_or_default(), start))
+}
+
+fn count(value: usize) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}
+
+fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,71 @@
+//! Why a question has no answer, and what the caller is told.
+
+use tokenmeter_api::status::Failure;
+use tokenmeter_api::v1::ErrorReason;
+use tokenmeter_model::bounds::Violation;
+use tokenmeter_store::ledger;
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Fields are out of bounds.
+    #[error("{} fields are out of bounds", .0.len())]
+    Invalid(Vec<Violation>),
+    /// The page token is not one of this list's.
+    #[error("page token")]
+    PageToken,
+    /// The caller reads only itself.
+    #[error("another user's data")]
+    Denied,
+    /// There is no such session, or the caller may not know of it.
+    #[error("session {0} not found")]
+    NoSession(String),
+    /// The ledger could not answer.
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+}
+
+impl From<tokenmeter_identity::Denied> for Error {
+    fn from(_: tokenmeter_identity::Denied) -> Self {
+        Self::Denied
+    }
+}
+
+impl From<Violation> for Error {
+    fn from(violation: Violation) -> Self {
+        Self::Invalid(vec![violation])
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid(violations) => violations.into(),
+            Error::PageToken => {
+                let text = "is not of this list; send next_page_token as it came, with the same \
+                            filters, or leave it empty for the first page";
+                Self::new(ErrorReason::PageTokenInvalid, format!("page_token {text}"))
+                    .violation("page_token", text)
+            }
+            Error::Denied => Self::new(
+                ErrorReason::PermissionDenied,
+                "the role read_own reads the caller's own usage only; leave user_id empty",
+            ),
+            Error::NoSession(id) => {
+                Self::new(ErrorReason::NotFound, "there is no such session with usage")
+                    .resource("session", id)
+            }
+            Error::Ledger(error) => {
+                // The text is for the log; callers are told the kind of fault.
+                tracing::error!(%error, "reading");
+                error.fault().into()
+            }
+        }
+    }
+}
+
+impl From<Error> for tonic::Status {
+    fn from(error: Error) -> Self {
+        Failure::from(error).into()
+    }
+}

@@ -1,0 +1,238 @@
+//! From drafts to what stands in the ledger.
+
+use std::sync::Arc;
+
+use tokenmeter_identity::Caller;
+use tokenmeter_model::bounds::{MAX_BATCH_EVENTS, Violation};
+use tokenmeter_model::event::{Draft, Event, ProviderUsage, Usage};
+use tokenmeter_model::price::{Quote, Reason, quote};
+use tokenmeter_model::provider::{self, Normalized, Provider, Response};
+use tokenmeter_model::tier::ServiceTier;
+use tokenmeter_store::books::{Books, TenantBook};
+use tokenmeter_store::clock::Clock;
+use tokenmeter_store::ledger::{self, Ledger, Submission};
+
+use crate::error::Error;
+
+/// Records usage.
+pub struct Metering {
+    ledger: Arc<dyn Ledger>,
+    books: Arc<Books>,
+    clock: Clock,
+}
+
+/// What stands in the ledger for one submitted event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// Whether it stood there before (R2); the rest is then as it was first recorded.
+    pub duplicate: bool,
+    /// The event with its lines.
+    pub event: Event,
+    /// One quote a line; none means unpriced.
+    pub quotes: Vec<Option<Quote>>,
+    /// The time it is charged at, in microseconds since the Unix epoch.
+    pub charge_time_us: i64,
+    /// When it was first recorded, in microseconds since the Unix epoch.
+    pub recorded_at_us: i64,
+}
+
+impl Metering {
+    /// A service over a ledger and the price books of its tenants.
+    pub fn new(ledger: Arc<dyn Ledger>, books: Arc<Books>, clock: Clock) -> Self {
+        Self {
+            ledger,
+            books,
+            clock,
+        }
+    }
+
+    /// Records one event.
+    ///
+    /// # Errors
+    /// Why nothing was changed.
+    pub async fn record(
+        &self,
+        caller: &Caller,
+        draft: Result<Draft, Vec<Violation>>,
+    ) -> Result<Recorded, Error> {
+        let mut results = self.record_batch(caller, vec![draft]).await?;
+        results
+            .pop()
+            .unwrap_or_else(|| Err(ledger::Error::Corrupt("no outcome".into()).into()))
+    }
+
+    /// Records a batch; one result an event, in order. A bad event never fails the others.
+    ///
+    /// # Errors
+    /// Why the batch as a whole was not tried: its size, or the ledger.
+    pub async fn record_batch(
+        &self,
+        caller: &Caller,
+        drafts: Vec<Result<Draft, Vec<Violation>>>,
+    ) -> Result<Vec<Result<Recorded, Error>>, Error> {
+        if drafts.is_empty() || drafts.len() > MAX_BATCH_EVENTS {
+            let text = format!(
+                "{} events is out of bounds; send 1 to {MAX_BATCH_EVENTS} events",
+                drafts.len()
+            );
+            return Err(Error::Invalid(vec![Violation::new("events", text)]));
+        }
+        let book = self.books.of(&caller.tenant).await?;
+        let now_us = (self.clock)();
+        let mut submissions = Vec::with_capacity(drafts.len());
+        let mut results = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            let prepared = draft
+                .map_err(Error::Invalid)
+                .and_then(|draft| prepare(caller, &book, draft, now_us));
+            results.push(prepared.map(|submission| submissions.push(submission)));
+        }
+        let submissions: Arc<[Submission]> = submissions.into();
+        let outcomes = self.ledger.record(Arc::clone(&submissions)).await?;
+        let mut recorded = submissions.iter().zip(outcomes);
+        Ok(results
+            .into_iter()
+            .map(|prepared| {
+                prepared?;
+                let (submission, outcome) = recorded
+                    .next()
+                    .ok_or_else(|| ledger::Error::Corrupt("an outcome is missing".into()))?;
+                stand(submission, outcome?)
+            })
+            .collect())
+    }
+}
+
+/// What stands after an outcome.
+fn stand(submission: &Submission, outcome: ledger::Outcome) -> Result<Recorded, Error> {
+    match outcome {
+        ledger::Outcome::Recorded { .. } => Ok(Recorded {
+            duplicate: false,
+            event: submission.event.clone(),
+            quotes: submission.quotes.clone(),
+            charge_time_us: submission.charge_time_us,
+            recorded_at_us: submission.recorded_at_us,
+        }),
+        ledger::Outcome::Duplicate(first) => Ok(Recorded {
+            duplicate: true,
+            event: first.event,
+            quotes: first.quotes,
+            charge_time_us: first.charge_time_us,
+            recorded_at_us: first.recorded_at_us,
+        }),
+        ledger::Outcome::Conflict => Err(Error::Conflict(submission.event.event_id.clone())),
+    }
+}
+
+/// Turns a draft into an event that passed every check, priced.
+fn prepare(
+    caller: &Caller,
+    book: &TenantBook,
+    draft: Draft,
+    now_us: i64,
+) -> Result<Submission, Error> {
+    let Draft { mut event, usage } = draft;
+    if event.user_id.is_empty() {
+        event.user_id.clone_from(&caller.user);
+    }
+    let known = canonical_provider(book, &mut event)?;
+    match usage {
+        Some(Usage::Lines(lines)) => event.lines = lines,
+        Some(Usage::Provider(usage)) => fill(&mut event, known, &usage)?,
+        None => {}
+    }
+    let violations = event.check(now_us);
+    if !violations.is_empty() {
+        return Err(Error::Invalid(violations));
+    }
+    let charge_time_us = event.request_time_us.unwrap_or(now_us);
+    Ok(Submission {
+        tenant: caller.tenant.clone(),
+        fingerprint: event.fingerprint(),
+        quotes: quotes(book, &event, charge_time_us)?,
+        event,
+        charge_time_us,
+        recorded_at_us: now_us,
+    })
+}
+
+/// Spells the provider as OpenTelemetry does. A name that is neither known nor in the tenant's
+/// price book is refused: it is more likely a slip than a provider, and could never be priced.
+fn canonical_provider(book: &TenantBook, event: &mut Event) -> Result<Option<Provider>, Error> {
+    if event.provider.is_empty() {
+        // The check of the whole event names it.
+        return Ok(None);
+    }
+    if let Some(provider) = Provider::parse(&event.provider) {
+        event.provider = provider.as_str().to_owned();
+        return Ok(Some(provider));
+    }
+    if book.knows_provider(&event.provider) {
+        return Ok(None);
+    }
+    Err(Error::UnknownProvider(event.provider.clone()))
+}
+
+/// Fills in what the provider's documents say. What the caller said itself stands.
+fn fill(event: &mut Event, known: Option<Provider>, usage: &ProviderUsage) -> Result<(), Error> {
+    let provider = if usage.provider.is_empty() {
+        known.ok_or_else(|| Error::UnknownProvider(event.provider.clone()))?
+    } else {
+        Provider::parse(&usage.provider)
+            .ok_or_else(|| Error::UnknownProvider(usage.provider.clone()))?
+    };
+    let documents: Vec<&str> = usage.documents.iter().map(String::as_str).collect();
+    let Normalized {
+        lines,
+        service_tier,
+        inference_region,
+        response_id,
+        created_us,
+        stop_reason,
+    } = provider::normalize(&Response {
+        provider,
+        api: &usage.api,
+        model: &usage.model,
+        documents: &documents,
+        streamed: usage.streamed,
+    })?;
+    event.lines = lines;
+    for (field, found) in [
+        (&mut event.event_id, response_id),
+        (&mut event.service_tier, service_tier),
+        (&mut event.inference_region, inference_region),
+        (&mut event.stop_reason, stop_reason),
+    ] {
+        if field.is_empty() {
+            *field = found.unwrap_or_default();
+        }
+    }
+    event.request_time_us = event.request_time_us.or(created_us);
+    Ok(())
+}
+
+/// Prices every line at its charge time; a line without a price is unpriced, never free (R16).
+fn quotes(
+    book: &TenantBook,
+    event: &Event,
+    charge_time_us: i64,
+) -> Result<Vec<Option<Quote>>, Error> {
+    let tier = ServiceTier::served(&event.provider, &event.service_tier);
+    event
+        .lines
+        .iter()
+        .enumerate()
+        .map(|(n, line)| {
+            let Some(price) = book.find(&event.provider, &line.model, charge_time_us) else {
+                return Ok(None);
+            };
+            match quote(price, line, tier) {
+                Ok(quote) => Ok(Some(quote)),
+                Err(unpriced) if unpriced.reason == Reason::TooLarge => {
+                    Err(Error::CostOutOfRange(n))
+                }
+                Err(_) => Ok(None),
+            }
+        })
+        .collect()
+}

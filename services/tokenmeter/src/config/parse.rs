@@ -1,0 +1,215 @@
+//! From texts to a checked configuration, with every error told.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use tokenmeter_model::zone::Zone;
+use tokenmeter_store::sqlite;
+
+use super::{Config, LogFormat, Raw, ServeRole};
+
+/// Reads settings and gathers what is wrong with them.
+struct Reader<'a> {
+    raw: &'a Raw,
+    errors: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn error(&mut self, key: &str, why: &str) {
+        let (value, from) = self.raw.get(key);
+        self.errors
+            .push(format!("{key}: '{value}' (from {from}) {why}"));
+    }
+
+    /// Reads a value with `read`, or says why not and answers `fallback`.
+    fn value<T>(
+        &mut self,
+        key: &str,
+        fallback: T,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> T {
+        match read(self.raw.get(key).0) {
+            Ok(value) => value,
+            Err(why) => {
+                self.error(key, &why);
+                fallback
+            }
+        }
+    }
+
+    fn number<T>(&mut self, key: &str, bounds: RangeInclusive<T>) -> T
+    where
+        T: FromStr + PartialOrd + Copy + std::fmt::Display,
+    {
+        let (low, high) = (*bounds.start(), *bounds.end());
+        self.value(key, low, |text| {
+            text.parse()
+                .ok()
+                .filter(|number| bounds.contains(number))
+                .ok_or_else(|| format!("must be a whole number from {low} to {high}"))
+        })
+    }
+}
+
+impl Config {
+    /// Reads and checks every setting.
+    ///
+    /// # Errors
+    /// Every error, a line each: the setting, its value, where it comes from, and the mend.
+    pub(crate) fn read(raw: &Raw) -> Result<Self, Vec<String>> {
+        let mut from = Reader {
+            raw,
+            errors: Vec::new(),
+        };
+        let listen = listen(&mut from);
+        memory_only(&mut from, "counters");
+        memory_only(&mut from, "feed");
+        let config = Self {
+            listen,
+            ledger: from.value("ledger", Default::default(), ledger),
+            roles: from.value("roles", Vec::new(), roles),
+            zone: from.value("time_zone", Zone::utc(), |name| {
+                Zone::named(name).map_err(|error| format!("is wrong: {error}"))
+            }),
+            max_message_bytes: from.number("max_message_bytes", 65_536..=67_108_864),
+            max_concurrent_requests: from.number("max_concurrent_requests", 1..=1_000_000),
+            max_streams_per_connection: from.number("max_streams_per_connection", 1..=1_000_000),
+            request_timeout: Duration::from_millis(
+                from.number("request_timeout_ms", 1..=3_600_000),
+            ),
+            shutdown_grace: Duration::from_millis(from.number("shutdown_grace_ms", 0..=600_000)),
+            log: from.value("log", String::new(), |filter| {
+                filter
+                    .parse::<tracing_subscriber::EnvFilter>()
+                    .map(|_| filter.to_owned())
+                    .map_err(|_| {
+                        "must be a level (error, warn, info, debug, trace) or a filter".into()
+                    })
+            }),
+            log_format: from.value("log_format", LogFormat::Human, |format| match format {
+                "human" => Ok(LogFormat::Human),
+                "json" => Ok(LogFormat::Json),
+                _ => Err("must be human or json".into()),
+            }),
+            otlp_endpoint: from.value("otlp_endpoint", None, |url| match url {
+                "" => Ok(None),
+                url if url.starts_with("http://") || url.starts_with("https://") => {
+                    Ok(Some(url.to_owned()))
+                }
+                _ => Err("must start with http:// or https://".into()),
+            }),
+        };
+        if from.errors.is_empty() {
+            Ok(config)
+        } else {
+            Err(from.errors)
+        }
+    }
+}
+
+/// The address; other than loopback only with the flag that says what it means (R53).
+fn listen(from: &mut Reader<'_>) -> SocketAddr {
+    let anonymous = from.value("insecure_anonymous", false, |text| {
+        text.parse().map_err(|_| "must be true or false".to_owned())
+    });
+    let fallback = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listen = from.value("listen", fallback, |text| {
+        text.parse()
+            .map_err(|_| "must be an IP address and a port, such as 127.0.0.1:50051".into())
+    });
+    if !listen.ip().is_loopback() && !anonymous {
+        from.error(
+            "listen",
+            "is not a loopback address, and this version knows no credentials; listen on \
+             127.0.0.1, or give --insecure-anonymous if something else keeps strangers out",
+        );
+    }
+    listen
+}
+
+fn memory_only(from: &mut Reader<'_>, key: &str) {
+    from.value(key, (), |url| match url {
+        "memory:" => Ok(()),
+        url if url.starts_with("redis:") || url.starts_with("rediss:") => {
+            Err("comes with a later version; use memory:".into())
+        }
+        _ => Err("must be memory:".into()),
+    });
+}
+
+fn ledger(url: &str) -> Result<std::path::PathBuf, String> {
+    if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+        return Err("comes with a later version; use sqlite:PATH".into());
+    }
+    sqlite::path_of_url(url).ok_or_else(|| "must be sqlite:PATH, a file that is kept".into())
+}
+
+fn roles(list: &str) -> Result<Vec<ServeRole>, String> {
+    list.split(',')
+        .map(|name| {
+            ServeRole::ALL
+                .into_iter()
+                .find(|role| role.as_str() == name.trim())
+        })
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| "must be a comma list of metering, analytics, admin".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ServeArgs;
+    use super::*;
+
+    fn read(flags: &[(&'static str, &str)]) -> Result<Config, Vec<String>> {
+        let flags = flags
+            .iter()
+            .map(|(key, value)| (*key, (*value).to_owned()))
+            .collect();
+        let raw = Raw::gather(&ServeArgs { file: None, flags }, |_| None).unwrap();
+        Config::read(&raw)
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:50051");
+        assert_eq!(config.roles, ServeRole::ALL);
+    }
+
+    #[test]
+    fn every_error_is_told_at_once() {
+        let errors = read(&[
+            ("listen", "nowhere"),
+            ("ledger", "postgres://x"),
+            ("counters", "redis://x"),
+            ("feed", "kafka:"),
+            ("roles", "metering,cook"),
+            ("time_zone", "Mars"),
+            ("max_message_bytes", "1"),
+            ("request_timeout_ms", "soon"),
+            ("log", "a=b=c"),
+            ("log_format", "xml"),
+            ("otlp_endpoint", "here"),
+        ])
+        .unwrap_err();
+        assert_eq!(errors.len(), 11, "{errors:#?}");
+        assert!(
+            errors.iter().all(|error| error.contains("(from --")),
+            "{errors:#?}"
+        );
+    }
+
+    #[test]
+    fn other_addresses_need_the_named_flag() {
+        for address in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
+            let errors = read(&[("listen", address)]).unwrap_err();
+            assert!(errors[0].contains("--insecure-anonymous"), "{errors:?}");
+            assert!(read(&[("listen", address), ("insecure_anonymous", "true")]).is_ok());
+        }
+        for address in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1"] {
+            assert!(read(&[("listen", address)]).is_ok());
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The outermost layer: a bound on calls at once, a request id and a span for each call, and an
+//! error that names its bound where the transport's own would not.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tokenmeter_api::status::Failure;
+use tokenmeter_api::v1::ErrorReason;
+use tokio::sync::Semaphore;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+/// Metadata that carries a request id, in and out.
+const REQUEST_ID: &str = "x-request-id";
+/// Longest request id that is taken over from the caller, in bytes.
+const MAX_REQUEST_ID: usize = 128;
+/// When a caller that met the bound on calls may come back.
+const RETRY_SOON: Duration = Duration::from_millis(100);
+
+/// Adds [`GuardService`].
+#[derive(Debug, Clone)]
+pub(crate) struct GuardLayer {
+    calls: Arc<Semaphore>,
+    max_message_bytes: usize,
+    /// Distinguishes request ids of one process.
+    seed: u64,
+    issued: Arc<AtomicU64>,
+}
+
+impl GuardLayer {
+    /// Lets `max_calls` calls through at once.
+    pub(crate) fn new(max_calls: usize, max_message_bytes: usize) -> Self {
+        use std::hash::{BuildHasher as _, RandomState};
+        Self {
+            calls: Arc::new(Semaphore::new(max_calls)),
+            max_message_bytes,
+            seed: RandomState::new().hash_one(std::process::id()),
+            issued: Arc::default(),
+        }
+    }
+
+    /// The caller's request id, or a new one.
+    fn request_id(&self, headers: &HeaderMap) -> HeaderValue {
+        if let Some(id) = headers.get(REQUEST_ID)
+            && (1..=MAX_REQUEST_ID).contains(&id.len())
+            && id.to_str().is_ok()
+        {
+            return id.clone();
+        }
+        let id = format!(
+            "{:016x}{:08x}",
+            self.seed,
+            self.issued.fetch_add(1, Ordering::Relaxed)
+        );
+        HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    }
+}
+
+impl<S> Layer<S> for GuardLayer {
+    type Service = GuardService<S>;
+
+    fn layer(&self, inner: S) -> GuardService<S> {
+        GuardService {
+            inner,
+            guard: self.clone(),
+        }
+    }
+}
+
+/// Guards every call.
+#[derive(Debug, Clone)]
+pub(crate) struct GuardService<S> {
+    inner: S,
+    guard: GuardLayer,
+}
+
+impl<S, B> Service<Request<B>> for GuardService<S>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let id = self.guard.request_id(request.headers());
+        let path = request.uri().path();
+        // Health has to answer above all when everything else is busy.
+        let bounded = path.starts_with("/tokenmeter.");
+        let call = if bounded {
+            match Arc::clone(&self.guard.calls).try_acquire_owned() {
+                Ok(call) => Some(call),
+                Err(_) => return Box::pin(std::future::ready(Ok(overloaded(id)))),
+            }
+        } else {
+            None
+        };
+        let span = tracing::debug_span!(
+            "rpc",
+            otel.kind = "server",
+            rpc.method = path,
+            request_id = id.to_str().unwrap_or_default(),
+            rpc.grpc.status_code = tracing::field::Empty,
+        );
+        super::telemetry::continue_trace(&span, request.headers());
+        let max_message_bytes = self.guard.max_message_bytes;
+        let answer = self.inner.call(request);
+        let started = Instant::now();
+        let guarded = async move {
+            let mut response = answer.await?;
+            drop(call);
+            if let Some(better) = too_large(&response, max_message_bytes) {
+                response = better;
+            }
+            let code = code(&response);
+            tracing::Span::current().record("rpc.grpc.status_code", code as i32);
+            if code == Code::Internal || code == Code::Unknown {
+                tracing::error!(?code, elapsed = ?started.elapsed(), "call failed");
+            } else {
+                tracing::debug!(?code, elapsed = ?started.elapsed(), "call answered");
+            }
+            response.headers_mut().insert(REQUEST_ID, id);
+            Ok(response)
+        };
+        Box::pin(guarded.instrument(span))
+    }
+}
+
+/// The code of an answer that failed before it had a body; OK otherwise.
+fn code(response: &Response<Body>) -> Code {
+    response
+        .headers()
+        .get(Status::GRPC_STATUS)
+        .map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
+}
+
+fn overloaded(id: HeaderValue) -> Response<Body> {
+    let failure = Failure::new(
+        ErrorReason::Overloaded,
+        "too many calls at once; nothing was changed, retry later",
+    )
+    .retry_after(RETRY_SOON);
+    let mut response = Status::from(failure).into_http();
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// tonic refuses a message past the bound with OUT_OF_RANGE and no details. The contract says
+/// RESOURCE_EXHAUSTED with `MESSAGE_TOO_LARGE`, the bound, and the mend.
+fn too_large(response: &Response<Body>, max_message_bytes: usize) -> Option<Response<Body>> {
+    if code(response) != Code::OutOfRange {
+        return None;
+    }
+    let status = Status::from_header_map(response.headers())?;
+    if !status.message().contains("message length too large") {
+        return None;
+    }
+    let failure = Failure::new(
+        ErrorReason::MessageTooLarge,
+        format!(
+            "the message is larger than {max_message_bytes} bytes; send fewer events a message"
+        ),
+    )
+    .metadata("max_message_bytes", max_message_bytes.to_string());
+    Some(Status::from(failure).into_http())
+}

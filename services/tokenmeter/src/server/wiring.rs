@@ -1,0 +1,196 @@
+//! What a node is made of: ports, services, layers.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use async_trait::async_trait;
+use tokenmeter_admin::{PriceAdmin, Probe, StatusAdmin};
+use tokenmeter_analytics::Analytics;
+use tokenmeter_api::FILE_DESCRIPTOR_SET;
+use tokenmeter_api::v1::admin_service_server::AdminServiceServer;
+use tokenmeter_api::v1::analytics_service_server::AnalyticsServiceServer;
+use tokenmeter_api::v1::metering_service_server::MeteringServiceServer;
+use tokenmeter_identity::IdentityLayer;
+use tokenmeter_metering::Metering;
+use tokenmeter_model::price::shipped;
+use tokenmeter_store::books::Books;
+use tokenmeter_store::clock;
+use tokenmeter_store::ledger::Ledger;
+use tokenmeter_store::sqlite::Sqlite;
+use tonic::codec::CompressionEncoding;
+use tonic::service::RoutesBuilder;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+use tower::layer::util::{Identity, Stack};
+
+use super::guard::GuardLayer;
+use super::health::{self, Health};
+use crate::config::{Config, ServeRole};
+
+/// Everything outside the network.
+pub(crate) struct Node {
+    pub(crate) router: Router<Stack<IdentityLayer, Stack<GuardLayer, Identity>>>,
+    pub(crate) health: Health,
+    pub(crate) ledger: Arc<dyn Ledger>,
+}
+
+/// Opens the ports and puts the services on them.
+///
+/// # Errors
+/// Why a port could not be opened.
+pub(crate) async fn build(config: &Config, draining: Arc<AtomicBool>) -> Result<Node, String> {
+    let ledger: Arc<dyn Ledger> = Arc::new(
+        Sqlite::open(&config.ledger)
+            .await
+            .map_err(|error| format!("ledger: {}: {error}", config.ledger.display()))?,
+    );
+    ship_prices(&*ledger).await?;
+    let (health, health_server) = health::start(&config.roles, Arc::clone(&ledger)).await;
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(health_server);
+    add_reflection(&mut routes)?;
+    add_services(&mut routes, config, &ledger, draining);
+    let router = Server::builder()
+        .timeout(config.request_timeout)
+        .max_concurrent_streams(config.max_streams_per_connection)
+        .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
+        .http2_adaptive_window(Some(true))
+        .layer(GuardLayer::new(
+            config.max_concurrent_requests,
+            config.max_message_bytes,
+        ))
+        .layer(IdentityLayer)
+        .add_routes(routes.routes());
+    Ok(Node {
+        router,
+        health,
+        ledger,
+    })
+}
+
+/// The prices that ship with this version; those that stand already keep their versions.
+async fn ship_prices(ledger: &dyn Ledger) -> Result<(), String> {
+    let prices = shipped::shipped().map_err(|error| format!("shipped prices: {error}"))?;
+    let added = ledger
+        .add_prices(None, prices, clock::system()())
+        .await
+        .map_err(|error| format!("shipped prices: {error}"))?;
+    let new = added.iter().filter(|(_, new)| *new).count();
+    if new > 0 {
+        tracing::info!(new, "shipped prices added to the price book");
+    }
+    Ok(())
+}
+
+/// Reflection in both versions: grpcurl of old asks for v1alpha.
+fn add_reflection(routes: &mut RoutesBuilder) -> Result<(), String> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let broken = |error: tonic_reflection::server::Error| format!("reflection: {error}");
+    routes.add_service(builder().build_v1().map_err(broken)?);
+    routes.add_service(builder().build_v1alpha().map_err(broken)?);
+    Ok(())
+}
+
+/// Puts limits and compression on a generated server.
+macro_rules! tuned {
+    ($server:expr, $config:expr) => {
+        $server
+            .max_decoding_message_size($config.max_message_bytes)
+            .accept_compressed(CompressionEncoding::Zstd)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Zstd)
+            .send_compressed(CompressionEncoding::Gzip)
+    };
+}
+
+fn add_services(
+    routes: &mut RoutesBuilder,
+    config: &Config,
+    ledger: &Arc<dyn Ledger>,
+    draining: Arc<AtomicBool>,
+) {
+    let clock = clock::system();
+    let books = Arc::new(Books::new(Arc::clone(ledger)));
+    for role in &config.roles {
+        match role {
+            ServeRole::Metering => {
+                let service =
+                    Metering::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
+                let server = MeteringServiceServer::new(tokenmeter_metering::Grpc(service));
+                routes.add_service(tuned!(server, config));
+            }
+            ServeRole::Analytics => {
+                let service =
+                    Analytics::new(Arc::clone(ledger), Arc::clone(&clock), config.zone.clone());
+                let grpc = tokenmeter_analytics::Grpc::new(service, ledger.epoch().to_owned());
+                routes.add_service(tuned!(AnalyticsServiceServer::new(grpc), config));
+            }
+            ServeRole::Admin => {
+                let prices =
+                    PriceAdmin::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
+                let status = StatusAdmin::new(
+                    vec![
+                        Box::new(LedgerProbe(Arc::clone(ledger))),
+                        Box::new(InMemory("counters")),
+                        Box::new(InMemory("feed")),
+                    ],
+                    Arc::clone(&draining),
+                    config
+                        .roles
+                        .iter()
+                        .map(|role| role.as_str().to_owned())
+                        .collect(),
+                    ledger.schema_version(),
+                    node_id(),
+                );
+                let grpc = tokenmeter_admin::Grpc::new(prices, status);
+                routes.add_service(tuned!(AdminServiceServer::new(grpc), config));
+            }
+        }
+    }
+}
+
+/// The host's name where it has one, and the process.
+fn node_id() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_default();
+    format!("{host}/{}", std::process::id())
+}
+
+struct LedgerProbe(Arc<dyn Ledger>);
+
+#[async_trait]
+impl Probe for LedgerProbe {
+    fn name(&self) -> &'static str {
+        "ledger"
+    }
+
+    fn backend(&self) -> &'static str {
+        "sqlite"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        self.0.check().await.map_err(|error| error.to_string())
+    }
+}
+
+/// A port that lives in this process: it works as long as anything does.
+struct InMemory(&'static str);
+
+#[async_trait]
+impl Probe for InMemory {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn backend(&self) -> &'static str {
+        "memory"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}

@@ -1,45 +1,17 @@
-//! tokenmeter: the server and its command line in one binary.
+//! tokenmeter: one binary with the server, its configuration, and the command line for both.
 
+mod cli;
 mod config;
 mod server;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser as _;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Meters LLM tokens: admits, records exactly once, prices, and answers what was used.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Start the server
-    Serve(config::ServeArgs),
-    /// Show or check the configuration of the server
-    #[command(subcommand)]
-    Config(config::ConfigCommand),
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Serve(args) => server::serve(args).await,
-        Command::Config(command) => config::run(command),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            for line in error.lines() {
-                eprintln!("error: {line}");
-            }
-            ExitCode::FAILURE
-        }
-    }
+    cli::run(cli::Cli::parse()).await
 }

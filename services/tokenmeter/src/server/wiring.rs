@@ -88,6 +88,8 @@ fn add_reflection(routes: &mut RoutesBuilder) -> Result<(), String> {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // google.rpc details, so that grpcurl can show what an error carries.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let broken = |error: tonic_reflection::server::Error| format!("reflection: {error}");
     routes.add_service(builder().build_v1().map_err(broken)?);
@@ -156,8 +158,8 @@ fn add_services(
 
 /// The host's name where it has one, and the process.
 fn node_id() -> String {
-    let host = std::env::var("HOSTNAME").unwrap_or_default();
-    format!("{host}/{}", std::process::id())
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}/{}", host.trim(), std::process::id())
 }
 
 struct LedgerProbe(Arc<dyn Ledger>);

@@ -1,0 +1,1 @@
+//! Imports against a store in memory.

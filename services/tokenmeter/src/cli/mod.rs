@@ -1,0 +1,164 @@
+//! The command line: a client of the server's own contracts, and `normalize`, which needs none.
+
+mod connect;
+mod error;
+mod events;
+mod import;
+mod json;
+mod normalize;
+mod prices;
+mod render;
+mod rows;
+mod status;
+mod time;
+mod usage;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{config, server};
+use error::Error;
+
+/// Meters LLM tokens: records usage, prices it, limits it.
+#[derive(Debug, Parser)]
+#[command(name = "tokenmeter", version, propagate_version = false)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    client: connect::ClientArgs,
+
+    /// Tables for people or JSON, on one line, for programs.
+    #[arg(long, global = true, value_enum, default_value_t, help_heading = connect::HEADING)]
+    output: Output,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// A table.
+    #[default]
+    Table,
+    /// One JSON object on one line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve(config::ServeArgs),
+    /// Print or check the server's configuration.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Record usage from files.
+    #[command(subcommand)]
+    Import(import::ImportCommand),
+    /// Totals of a user, a session, or all models.
+    #[command(subcommand)]
+    Usage(usage::UsageCommand),
+    /// Recorded events.
+    #[command(subcommand)]
+    Events(events::EventsCommand),
+    /// The price book.
+    #[command(subcommand)]
+    Prices(prices::PricesCommand),
+    /// Turn recorded provider responses into disjoint counts; needs no server.
+    Normalize(normalize::NormalizeArgs),
+    /// How the server is.
+    Status,
+    /// This program's version.
+    Version,
+}
+
+/// Runs the command and says how it ended.
+pub(crate) async fn run(cli: Cli) -> ExitCode {
+    match dispatch(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(Error::Reported) => ExitCode::FAILURE,
+        Err(error) => {
+            for line in error.to_string().lines() {
+                render::note(&format!("error: {line}"));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<(), Error> {
+    let Cli {
+        client,
+        output,
+        command,
+    } = cli;
+    match command {
+        Command::Serve(args) => server::serve(args).await.map_err(Error::other),
+        Command::Config(command) => config::run(command).map_err(Error::other),
+        Command::Import(command) => import::run(command, &client, output).await,
+        Command::Usage(command) => usage::run(command, &client, output).await,
+        Command::Events(command) => events::run(command, &client, output).await,
+        Command::Prices(command) => prices::run(command, &client, output).await,
+        Command::Normalize(args) => normalize::run(&args),
+        Command::Status => status::run(&client, output).await,
+        Command::Version => status::version(output),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_read() {
+        for line in [
+            "tokenmeter serve",
+            "tokenmeter config print",
+            "tokenmeter config check",
+            "tokenmeter --server h:1 import provider-jsonl f --user u --label a=b --label c=d",
+            "tokenmeter import provider-jsonl f --server h:1 --report json --strict --restart",
+            "tokenmeter usage user",
+            "tokenmeter usage user u --interval day --interval lifetime --output json",
+            "tokenmeter usage session s",
+            "tokenmeter usage models --from 2026-01-01 --to 2026-02-01T00:00:00Z --model m",
+            "tokenmeter events list --user u --session s --model m --limit 3",
+            "tokenmeter prices list --provider p --all-versions",
+            "tokenmeter prices import f --dry-run --provider p --provider q --problems",
+            "tokenmeter prices set f --dry-run",
+            "tokenmeter prices unpriced",
+            "tokenmeter normalize -",
+            "tokenmeter status --tenant t --as-user u --timeout 5",
+            "tokenmeter version --output json",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn what_contradicts_or_is_malformed_is_refused() {
+        for line in [
+            "tokenmeter",
+            "tokenmeter import provider-jsonl",
+            "tokenmeter import provider-jsonl f --label nokey",
+            "tokenmeter import provider-jsonl f --time yesterday",
+            "tokenmeter usage session",
+            "tokenmeter usage user --interval year",
+            "tokenmeter prices list --all-versions --at 2026-01-01T00:00:00Z",
+            "tokenmeter status --output yaml",
+            "tokenmeter status --timeout 0",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What people see: tables, exact amounts, grouped digits.
+
+use std::io::{self, Write as _};
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use tokenmeter_api::convert::money;
+use tokenmeter_api::v1;
+use tokenmeter_model::money::format_nano_usd;
+
+use super::error::Error;
+
+/// Prints one line to standard output.
+pub(crate) fn line(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(())
+}
+
+/// Prints one JSON object on one line to standard output.
+pub(crate) fn json<T: serde::Serialize>(value: &T) -> Result<(), Error> {
+    let text = serde_json::to_string(value)
+        .map_err(|error| Error::Input(format!("the answer cannot be written as JSON: {error}")))?;
+    line(&text)
+}
+
+/// Prints one line to standard error; that it may fail concerns nobody.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// A table with these headings; those that begin with `#` head a column of numbers.
+pub(crate) fn table(headings: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_FULL_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(
+            headings
+                .iter()
+                .map(|h| Cell::new(h.trim_start_matches('#'))),
+        );
+    for (index, heading) in headings.iter().enumerate() {
+        if let (true, Some(column)) = (heading.starts_with('#'), table.column_mut(index)) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// A count with its thousands set apart, such as `1,536`.
+pub(crate) fn count(value: i64) -> String {
+    let digits = value.unsigned_abs().to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3 + 1);
+    if value < 0 {
+        text.push('-');
+    }
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// The exact amount in nano-USD; none for none and for what is no amount in USD.
+pub(crate) fn nano_usd(amount: Option<&v1::Money>) -> Option<i64> {
+    money::to_nano_usd("amount", amount?).ok()
+}
+
+/// An exact amount such as `$0.001536`; `-` for none.
+pub(crate) fn usd(amount: Option<&v1::Money>) -> String {
+    nano_usd(amount).map_or_else(|| "-".to_owned(), usd_of)
+}
+
+/// An exact amount such as `-$1.5`.
+pub(crate) fn usd_of(nano_usd: i64) -> String {
+    let text = format_nano_usd(nano_usd);
+    match text.strip_prefix('-') {
+        Some(amount) => format!("-${amount}"),
+        None => format!("${text}"),
+    }
+}
+
+/// An enum's name as programs read it: without its prefix, in lower case.
+pub(crate) fn name(prefix: &str, name: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_grouped_and_amounts_exact() {
+        for (value, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1_536, "1,536"),
+            (-1_234_567, "-1,234,567"),
+            (i64::MIN, "-9,223,372,036,854,775,808"),
+        ] {
+            assert_eq!(count(value), text);
+        }
+        assert_eq!(usd_of(4_800_000), "$0.0048");
+        assert_eq!(usd_of(-1_500_000_000), "-$1.5");
+        assert_eq!(usd(None), "-");
+        assert_eq!(name("EVENT_STATUS_", "EVENT_STATUS_FAILED"), "failed");
+    }
+}

@@ -11,8 +11,8 @@ use super::render::{self, count, name, usd};
 use super::usage::range;
 use super::{Output, json, time};
 
-/// Largest page that the server answers.
-pub(crate) const MAX_PAGE: usize = 1_000;
+/// Events of a page: few enough that a page of the largest stays below what a client reads.
+pub(crate) const MAX_PAGE: usize = 250;
 
 /// What to do with events.
 #[derive(Debug, Subcommand)]

@@ -25,7 +25,7 @@ use error::Error;
 #[command(name = "tokenmeter", version, propagate_version = false)]
 pub(crate) struct Cli {
     #[command(flatten)]
-    client: connect::ClientArgs,
+    pub(crate) client: connect::ClientArgs,
 
     /// Tables for people or JSON, on one line, for programs.
     #[arg(long, global = true, value_enum, default_value_t, help_heading = connect::HEADING)]

@@ -14,7 +14,7 @@ use tokenmeter_model::tier::ServiceTier;
 
 use super::connect::ClientArgs;
 use super::error::Error;
-use super::events::{MAX_PAGE, page_size};
+use super::events::page_size;
 use super::render::{self, count};
 use super::{Output, time};
 
@@ -428,7 +428,7 @@ struct UnpricedModelJson {
 async fn unpriced(limit: Option<usize>, client: &ClientArgs, output: Output) -> Result<(), Error> {
     let limit = limit.unwrap_or(usize::MAX);
     let mut request = v1::ListUnpricedModelsRequest {
-        page_size: page_size(limit.min(MAX_PAGE)),
+        page_size: page_size(limit),
         page_token: String::new(),
     };
     let mut service = client.connect().await?.admin();

@@ -157,6 +157,13 @@ pub(crate) struct Documents<'a> {
 impl<'a> Row<'a> {
     /// Reads a row.
     pub(crate) fn parse(text: &'a str) -> Result<Self, Refusal> {
+        // serde would read a list as a row, too, field by field.
+        if text.trim_start().starts_with('[') {
+            return Err(Refusal::new(
+                ROW_INVALID,
+                "the row is a list, not an object",
+            ));
+        }
         let row: Self = serde_json::from_str(text).map_err(|error| {
             let what = match error.classify() {
                 serde_json::error::Category::Data => "is no row",

@@ -5,6 +5,8 @@
 //! read back from the store (`readback`) and compared with what the file itself says (`report`).
 
 mod deliver;
+#[cfg(test)]
+mod net_tests;
 mod plan;
 mod readback;
 mod report;
@@ -131,6 +133,11 @@ pub(crate) async fn run(
     match args.report.unwrap_or(output) {
         Output::Json => render::json(&report)?,
         Output::Table => report.print()?,
+    }
+    if done.resumed && !report.equal() {
+        render::note(
+            "note: this run went on where an earlier one ended; run it with --restart to send every row again",
+        );
     }
     if report.equal() && !(args.strict && report.any_refused()) {
         return Ok(());

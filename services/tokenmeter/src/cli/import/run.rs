@@ -1,7 +1,6 @@
 //! The import itself: batches in flight, acknowledged in the order of the file.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::future::Future;
+use std::collections::{HashSet, VecDeque};
 use std::io::BufRead;
 
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
@@ -32,6 +31,8 @@ pub(super) struct Import<'a, S> {
 /// What an import did.
 #[derive(Debug, Default)]
 pub(super) struct Done {
+    /// Whether an earlier run had done a part of it.
+    pub(super) resumed: bool,
     pub(super) progress: Progress,
     pub(super) accepted: Accepted,
 }
@@ -77,18 +78,20 @@ struct Item {
     planned: Result<Planned, Refusal>,
 }
 
-impl Item {
-    fn id(&self) -> Option<&str> {
-        let planned = self.planned.as_ref().ok()?;
-        Some(&planned.event.event_id)
-    }
-}
-
 /// Rows that are sent together, with those between them that are not sent.
 #[derive(Debug, Default)]
 struct Batch {
     items: Vec<Item>,
-    events: Vec<v1::UsageEvent>,
+}
+
+impl Batch {
+    fn events(&self) -> impl Iterator<Item = &v1::UsageEvent> {
+        let planned = self
+            .items
+            .iter()
+            .filter_map(|item| item.planned.as_ref().ok());
+        planned.map(|planned| &planned.event)
+    }
 }
 
 impl<S: Store> Import<'_, S> {
@@ -104,8 +107,10 @@ impl<S: Store> Import<'_, S> {
             defaults: &self.defaults,
             held: None,
         };
+        let progress = state.load()?;
         let mut done = Done {
-            progress: state.load()?,
+            resumed: progress.next_line > 0,
+            progress,
             accepted: Accepted::default(),
         };
         rows.replay(&mut done)?;
@@ -117,7 +122,7 @@ impl<S: Store> Import<'_, S> {
                 let Some(batch) = rows.batch(&flying.ids)? else {
                     break;
                 };
-                answers.push_back(self.send(batch.events.clone()));
+                answers.push_back(self.send(batch.events().cloned().collect()));
                 flying.push(batch);
             }
             let Some(outcomes) = answers.next().await else {
@@ -133,11 +138,8 @@ impl<S: Store> Import<'_, S> {
         }
     }
 
-    fn send(
-        &self,
-        events: Vec<v1::UsageEvent>,
-    ) -> impl Future<Output = Result<Vec<Outcome>, Error>> + '_ {
-        async move { deliver(self.store, self.retry, &events).await }
+    async fn send(&self, events: Vec<v1::UsageEvent>) -> Result<Vec<Outcome>, Error> {
+        deliver(self.store, self.retry, &events).await
     }
 }
 
@@ -145,22 +147,19 @@ impl<S: Store> Import<'_, S> {
 #[derive(Default)]
 struct Flying {
     batches: VecDeque<Batch>,
-    ids: HashMap<String, ()>,
+    ids: HashSet<String>,
 }
 
 impl Flying {
     fn push(&mut self, batch: Batch) {
-        let ids = batch
-            .events
-            .iter()
-            .map(|event| (event.event_id.clone(), ()));
+        let ids = batch.events().map(|event| event.event_id.clone());
         self.ids.extend(ids);
         self.batches.push_back(batch);
     }
 
     fn pop(&mut self) -> Option<Batch> {
         let batch = self.batches.pop_front()?;
-        for event in &batch.events {
+        for event in batch.events() {
             self.ids.remove(&event.event_id);
         }
         Some(batch)
@@ -211,7 +210,7 @@ impl<R: BufRead> Rows<'_, R> {
     /// The next batch. It has no id twice, and none that is in flight: which of two rows with one
     /// id comes first is then as in the file. None at the end of the file, and while the next row
     /// has to wait.
-    fn batch(&mut self, flying: &HashMap<String, ()>) -> Result<Option<Batch>, Error> {
+    fn batch(&mut self, flying: &HashSet<String>) -> Result<Option<Batch>, Error> {
         let mut batch = Batch::default();
         let mut ids = HashSet::new();
         let mut bytes = 0;
@@ -219,15 +218,14 @@ impl<R: BufRead> Rows<'_, R> {
             let Some(item) = self.next()? else { break };
             if let Ok(planned) = &item.planned {
                 let id = &planned.event.event_id;
-                let full = !batch.events.is_empty() && bytes + planned.bytes > MAX_BYTES;
-                if full || ids.contains(id) || flying.contains_key(id) {
+                let full = bytes > 0 && bytes + planned.bytes > MAX_BYTES;
+                if full || ids.contains(id) || flying.contains(id) {
                     self.held = Some(item);
                     break;
                 }
                 bytes += planned.bytes;
-                batch.events.push(planned.event.clone());
+                ids.insert(id.clone());
             }
-            ids.extend(item.id().map(str::to_owned));
             batch.items.push(item);
         }
         Ok((!batch.items.is_empty()).then_some(batch))

@@ -238,7 +238,7 @@ impl PriceAdmin {
                 source.clone_into(&mut price.source);
             }
             let at_us = effective_from_us.unwrap_or(now_us);
-            match exact(&book, &price, at_us) {
+            match book.exact(&price.provider, &price.model, at_us) {
                 Some(standing) if same(standing, &price) => {
                     imported.unchanged += 1;
                     continue;
@@ -286,14 +286,9 @@ fn order(price: &Price) -> (&str, &str, i64, i64) {
     )
 }
 
-/// The price of this very model that is in force, no alias.
-fn exact<'a>(book: &'a TenantBook, price: &Price, at_us: i64) -> Option<&'a Price> {
-    book.find(&price.provider, &price.model, at_us)
-        .filter(|found| found.provider == price.provider && found.model == price.model)
-}
-
 fn stands(book: &TenantBook, price: &Price, at_us: i64) -> bool {
-    exact(book, price, at_us).is_some_and(|standing| same(standing, price))
+    book.exact(&price.provider, &price.model, at_us)
+        .is_some_and(|standing| same(standing, price))
 }
 
 /// Whether two prices charge the same.

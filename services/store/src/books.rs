@@ -23,11 +23,19 @@ pub struct TenantBook {
 }
 
 impl TenantBook {
-    /// The price of a model at a time: the tenant's own where it has one, else the shipped one.
+    /// The price of a model at a time: under its very name before an alias, and the tenant's own
+    /// before the shipped one.
     pub fn find(&self, provider: &str, model: &str, at_us: i64) -> Option<&Price> {
-        self.own
-            .find(provider, model, at_us)
+        self.exact(provider, model, at_us)
+            .or_else(|| self.own.find(provider, model, at_us))
             .or_else(|| self.shipped.find(provider, model, at_us))
+    }
+
+    /// The price under this very name, no alias: the tenant's own before the shipped one.
+    pub fn exact(&self, provider: &str, model: &str, at_us: i64) -> Option<&Price> {
+        self.own
+            .exact(provider, model, at_us)
+            .or_else(|| self.shipped.exact(provider, model, at_us))
     }
 
     /// Whether any price names this provider.
@@ -137,5 +145,37 @@ impl Books {
                 .write()
                 .unwrap_or_else(|poisoned| poisoned.into_inner()),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn price(model: &str, version: i64) -> Price {
+        Price {
+            provider: "anthropic".into(),
+            model: model.into(),
+            effective_from_us: 0,
+            version,
+            source: String::new(),
+            tiers: BTreeMap::new(),
+            fees: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn the_very_name_comes_before_an_alias_and_own_before_shipped() {
+        let book = TenantBook {
+            own: Book::new([price("claude-x", 1), price("claude-y", 2)]),
+            shipped: Book::new([price("claude-x-20250101", 3), price("claude-y", 4)]),
+        };
+        let version = |model: &str| book.find("anthropic", model, 1).map(|price| price.version);
+        assert_eq!(version("claude-x-20250101"), Some(3));
+        assert_eq!(version("claude-x-20260101"), Some(1));
+        assert_eq!(version("claude-y"), Some(2));
+        assert_eq!(version("claude-z"), None);
     }
 }

@@ -60,7 +60,8 @@ impl Book {
         self.providers.is_empty()
     }
 
-    fn exact(&self, provider: &str, model: &str, at_us: i64) -> Option<&Price> {
+    /// The price in force at `at_us` under this very name, no alias.
+    pub fn exact(&self, provider: &str, model: &str, at_us: i64) -> Option<&Price> {
         let list = self.providers.get(provider)?.get(model)?;
         let later = list.partition_point(|price| price.effective_from_us <= at_us);
         list.get(later.checked_sub(1)?)

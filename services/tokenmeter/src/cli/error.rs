@@ -93,7 +93,11 @@ pub(crate) fn describe(status: &Status) -> String {
         one_line(&failure.message)
     );
     for (field, description) in &failure.violations {
-        text.push_str(&format!("; {field}: {}", one_line(description)));
+        let description = one_line(description);
+        if text.contains(&description) {
+            continue;
+        }
+        text.push_str(&format!("; {field}: {description}"));
     }
     if let Some((kind, name)) = &failure.resource {
         text.push_str(&format!("; {kind} {name}"));

@@ -276,6 +276,9 @@ fn acknowledge(done: &mut Done, batch: Batch, outcomes: Vec<Outcome>) {
 fn message(error: &v1::ItemError) -> String {
     let mut text = error.message.clone();
     for violation in &error.violations {
+        if text.contains(&violation.description) {
+            continue;
+        }
         text.push_str(&format!("; {}: {}", violation.field, violation.description));
     }
     text

@@ -92,6 +92,9 @@ integration() {
     # Built once, before any test starts, so that no test waits for a build.
     step cargo build --locked --profile "$TOKENMETER_PROFILE" --workspace --bins
     tests --test '*'
+    # Every invariant's test has to turn red against a fault that is planted for it.
+    step cargo test --locked --profile "$TOKENMETER_PROFILE" --package tokenmeter-store \
+        --features planted-faults --test faults -- --nocapture | tee -a "$scratch/results"
 }
 
 clients() {

@@ -5,5 +5,6 @@
 
 pub mod books;
 pub mod clock;
+pub mod fault;
 pub mod ledger;
 pub mod sqlite;

@@ -1,11 +1,13 @@
 //! One conformance suite for the port `Ledger`, run on every backend.
 
 #![allow(unreachable_pub, clippy::unwrap_used)] // a test binary has no outside, and may stop
+mod backends;
 mod conformance;
 
-/// Runs the whole suite on a backend; `open` makes a fresh, empty ledger and what keeps it alive.
+/// Runs the whole suite on a backend; `open` makes a fresh, empty ledger and
+/// what keeps it alive, `reopen` opens it again, `stall` holds its writer up until dropped.
 macro_rules! ledger_suite {
-    ($backend:ident, $open:path) => {
+    ($backend:ident, $open:path, $reopen:ident, $stall:ident) => {
         mod $backend {
             use super::conformance;
 
@@ -51,6 +53,19 @@ macro_rules! ledger_suite {
                 conformance::racing_writers_record_once(ledger).await;
             }
 
+            #[tokio::test]
+            async fn ack_is_durable() {
+                let (ledger, kept) = $open().await;
+                conformance::ack_is_durable(ledger, async || super::$reopen(&kept).await).await;
+            }
+
+            #[tokio::test]
+            async fn bounded() {
+                let (ledger, kept) = $open().await;
+                let stall = super::$stall(&kept).await;
+                conformance::bounded(ledger, stall).await;
+            }
+
             #[test]
             fn totals_equal_the_reference_at_every_step() {
                 conformance::model::totals_equal_the_reference_at_every_step(|| $open());
@@ -59,12 +74,6 @@ macro_rules! ledger_suite {
     };
 }
 
-ledger_suite!(sqlite, super::open_sqlite);
+ledger_suite!(sqlite, super::open_sqlite, reopen_sqlite, stall_sqlite);
 
-async fn open_sqlite() -> (tokenmeter_store::sqlite::Sqlite, tempfile::TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = tokenmeter_store::sqlite::Sqlite::open(&folder.path().join("t.db"))
-        .await
-        .unwrap();
-    (ledger, folder)
-}
+use backends::{open_sqlite, reopen_sqlite, stall_sqlite};

@@ -25,6 +25,7 @@ use tokenmeter_model::totals::Totals;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::writer::{Batched, Job, Writer};
+use crate::fault::{Planted, is_planted};
 use crate::ledger::{
     Adjustment, Error, EventQuery, Ledger, Outcome, Range, Recorded, RepriceCandidate,
     ServiceQuery, ServiceUsage, Session, StoredPrice, Subject, Submission, UnpricedPage,
@@ -66,7 +67,10 @@ impl Sqlite {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
+            .synchronous(match is_planted(Planted::NoSync) {
+                true => SqliteSynchronous::Off,
+                false => SqliteSynchronous::Full,
+            })
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT)
             // Pages of 8 KiB keep wide rows and index runs together; 64 MiB of them stay cached.
@@ -142,7 +146,10 @@ impl Ledger for Sqlite {
             return Ok(Vec::new());
         }
         let overloaded = || Error::Overloaded(MAX_QUEUED_EVENTS - self.queue.available_permits());
-        let events = u32::try_from(batch.len()).map_err(|_| overloaded())?;
+        let events = match is_planted(Planted::EndlessQueue) {
+            true => 0,
+            false => u32::try_from(batch.len()).map_err(|_| overloaded())?,
+        };
         let queued = Arc::clone(&self.queue)
             .try_acquire_many_owned(events)
             .map_err(|_| overloaded())?;

@@ -16,6 +16,7 @@ use super::insert::Insert;
 use super::lines::{self, NewLine};
 use super::totals::{self, Batch, Owner};
 use super::{prices, unavailable};
+use crate::fault::{Planted, is_planted};
 use crate::ledger::{Adjustment, Error, Outcome, Recorded, Submission};
 
 /// Events that one transaction takes at most. Larger groups gain little and wait longer
@@ -185,7 +186,7 @@ impl Writer {
         let mut rows = Vec::with_capacity(numbered.len());
         let mut sums = Batch::default();
         for ((submission, position), new) in numbered.iter().zip(&new) {
-            if matches!(new, Key::New) {
+            if matches!(new, Key::New) || is_planted(Planted::RecordRetries) {
                 add_submission(submission, *position, &mut rows, &mut sums);
             }
         }
@@ -193,9 +194,11 @@ impl Writer {
             .run(&mut transaction, &rows, lines::bind)
             .await
             .map_err(unavailable)?;
-        sums.write(&mut transaction, totals)
-            .await
-            .map_err(unavailable)?;
+        if !is_planted(Planted::SkipTotals) {
+            sums.write(&mut transaction, totals)
+                .await
+                .map_err(unavailable)?;
+        }
         set_last_position(&mut transaction, last).await?;
 
         let mut outcomes = Vec::with_capacity(numbered.len());
@@ -213,6 +216,9 @@ impl Writer {
                 }
                 Key::Stands { same: false, .. } => Outcome::Conflict,
             });
+        }
+        if is_planted(Planted::AnswerWithoutCommit) {
+            return Ok(outcomes);
         }
         transaction.commit().await.map_err(unavailable)?;
         Ok(outcomes)

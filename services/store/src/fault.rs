@@ -1,0 +1,57 @@
+//! Faults that tests plant, to see an invariant's test turn red. Only with the feature
+//! `planted-faults`, which no release has; without it every question answers no at compile time.
+
+/// A fault that can be planted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planted {
+    /// A retry is recorded again: breaks exactly_once.
+    RecordRetries,
+    /// The answer leaves and the transaction does not commit: breaks ack_is_durable.
+    AnswerWithoutCommit,
+    /// SQLite does not wait for the disk: breaks ack_is_durable, as only a system-call trace shows.
+    NoSync,
+    /// Lists forget whose they are: breaks tenant_isolated.
+    ForgetTenant,
+    /// The queue before the writer has no bound: breaks bounded.
+    EndlessQueue,
+    /// Totals leave out a line: breaks the sum of totals and events.
+    SkipTotals,
+}
+
+#[cfg(feature = "planted-faults")]
+mod on {
+    use std::sync::Mutex;
+
+    use super::Planted;
+
+    static PLANTED: Mutex<Option<Planted>> = Mutex::new(None);
+
+    /// Plants a fault in this process, or takes it out.
+    pub fn plant(fault: Option<Planted>) {
+        *PLANTED
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = fault;
+    }
+
+    /// Whether a fault is planted here, or by the environment variable `TOKENMETER_FAULT`.
+    pub(crate) fn is_planted(fault: Planted) -> bool {
+        let named =
+            std::env::var("TOKENMETER_FAULT").is_ok_and(|name| name == format!("{fault:?}"));
+        named
+            || *PLANTED
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner())
+                == Some(fault)
+    }
+}
+
+#[cfg(feature = "planted-faults")]
+pub(crate) use on::is_planted;
+#[cfg(feature = "planted-faults")]
+pub use on::plant;
+
+/// No fault is planted.
+#[cfg(not(feature = "planted-faults"))]
+pub(crate) const fn is_planted(_: Planted) -> bool {
+    false
+}

@@ -1,0 +1,35 @@
+//! Backends for the suite.
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _};
+use tempfile::TempDir;
+use tokenmeter_store::sqlite::Sqlite;
+
+/// A fresh, empty ledger in a folder of its own.
+pub async fn open_sqlite() -> (Sqlite, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = reopen_sqlite(&folder).await;
+    (ledger, folder)
+}
+
+/// The ledger in a folder, whoever else has it open.
+pub async fn reopen_sqlite(folder: &TempDir) -> Sqlite {
+    Sqlite::open(&folder.path().join("t.db")).await.unwrap()
+}
+
+/// Holds the write lock of the ledger in a folder until told to let go.
+pub async fn stall_sqlite(folder: &TempDir) -> impl AsyncFnOnce() {
+    let options = SqliteConnectOptions::new().filename(folder.path().join("t.db"));
+    let mut connection: SqliteConnection = options.connect().await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    async move || {
+        sqlx::query("ROLLBACK")
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        connection.close().await.unwrap();
+    }
+}

@@ -1,0 +1,59 @@
+//! Every invariant's test turns red against a planted fault (design, section 4).
+
+// A test binary has no outside, may stop, and runs a part of the suite only.
+#![allow(unreachable_pub, clippy::unwrap_used, dead_code)]
+
+mod backends;
+mod conformance;
+
+use backends::{open_sqlite, reopen_sqlite, stall_sqlite};
+use tokenmeter_store::fault::{Planted, plant};
+
+/// Runs a test with a fault planted, on a thread and a runtime of its own; it has to fail.
+fn turns_red<F: Future<Output = ()>>(fault: Planted, test: impl FnOnce() -> F + Send + 'static) {
+    plant(Some(fault));
+    let outcome = std::thread::spawn(move || {
+        tokio::runtime::Runtime::new().unwrap().block_on(test());
+    })
+    .join();
+    plant(None);
+    assert!(
+        outcome.is_err(),
+        "{fault:?} was planted and nothing turned red"
+    );
+    println!("{fault:?}: red, as it should be");
+}
+
+// One test, because faults are planted in the whole process.
+#[test]
+fn invariants_turn_red_against_planted_faults() {
+    // The failures are wanted; their backtraces are not.
+    std::panic::set_hook(Box::new(|panic| eprintln!("  {panic}")));
+    turns_red(Planted::RecordRetries, || async {
+        let (ledger, _kept) = open_sqlite().await;
+        conformance::exactly_once(&ledger).await;
+    });
+    turns_red(Planted::AnswerWithoutCommit, || async {
+        let (ledger, kept) = open_sqlite().await;
+        conformance::ack_is_durable(ledger, async || reopen_sqlite(&kept).await).await;
+    });
+    turns_red(Planted::ForgetTenant, || async {
+        let (ledger, _kept) = open_sqlite().await;
+        conformance::tenant_isolated(&ledger).await;
+    });
+    turns_red(Planted::EndlessQueue, || async {
+        let (ledger, kept) = open_sqlite().await;
+        let stall = stall_sqlite(&kept).await;
+        conformance::bounded(ledger, stall).await;
+    });
+    plant(Some(Planted::SkipTotals));
+    let outcome = std::thread::spawn(|| {
+        conformance::model::totals_equal_the_reference_at_every_step(open_sqlite);
+    })
+    .join();
+    plant(None);
+    assert!(
+        outcome.is_err(),
+        "SkipTotals was planted and nothing turned red"
+    );
+}

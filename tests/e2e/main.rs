@@ -1,6 +1,17 @@
 //! Tests on the built binary: one process a test, in a folder of its own, on a port of its own.
 
 // clippy.toml lets tests unwrap, and does not count the helpers of a test crate as tests.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod access;
+mod bad_events;
+mod bad_requests;
+mod cli;
+mod crash;
+mod durability;
 mod health;
+mod import;
+mod lifecycle;
+mod reflection;
+mod support;
+mod tour;

@@ -26,6 +26,24 @@ pub fn binary() -> &'static Path {
     })
 }
 
+/// A binary of the same sources with the feature `planted-faults`, which `tests/run.sh` builds, or
+/// `None`, with a line that says so, where `TOKENMETER_PLANTED_BIN` names none.
+pub fn planted() -> Option<PathBuf> {
+    let Some(path) = env::var_os("TOKENMETER_PLANTED_BIN").map(PathBuf::from) else {
+        println!(
+            "not tested: that this turns red against a planted fault; tests/run.sh builds the \
+             binary for it, or name one in TOKENMETER_PLANTED_BIN"
+        );
+        return None;
+    };
+    assert!(
+        path.is_file(),
+        "TOKENMETER_PLANTED_BIN names {}, which is no file",
+        path.display()
+    );
+    Some(path)
+}
+
 fn build() -> PathBuf {
     let profile = env::var("TOKENMETER_PROFILE").unwrap_or_else(|_| "dev".to_owned());
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))

@@ -7,10 +7,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod binary;
+mod chance;
 mod places;
 mod process;
 mod server;
+pub mod tour;
+pub mod trace;
 
-pub use binary::binary;
-pub use places::{free_port, rounds, shared_data, tool, wait_until};
+pub use binary::{binary, planted};
+pub use chance::Chance;
+pub use places::{free_port, repository, rounds, shared_data, tool, wait_until};
+pub use process::{Finished, Process};
 pub use server::{Refused, Server, Start};

@@ -16,6 +16,11 @@ pub fn free_port() -> u16 {
         .port()
 }
 
+/// A file of the repository, such as `docs/errors.md`.
+pub fn repository(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file)
+}
+
 /// A file of the recorded data, or `None`, with a line that says so, where that is absent. The data
 /// are no part of the repository: they lie in `../shared/data` beside the checkout, or where
 /// `TOKENMETER_SHARED_DATA` says.

@@ -10,6 +10,8 @@ use crate::places::wait_until;
 
 /// How much of each output is kept: its first and its last lines.
 const LINES_KEPT: usize = 10_000;
+/// How long a command may take that is run to its end.
+const FINISH_LIMIT: Duration = Duration::from_secs(180);
 
 /// What a process wrote so far, by lines.
 #[derive(Debug, Clone, Default)]
@@ -47,9 +49,38 @@ impl Lines {
     }
 }
 
+/// A command that ended.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it wrote to stdout.
+    pub stdout: String,
+    /// What it wrote to stderr.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Runs a command to its end. One that does not end within minutes fails the test.
+    pub fn of(command: &mut Command) -> Self {
+        Process::spawn(command).finish(FINISH_LIMIT)
+    }
+
+    /// The same, if it ended well; else the test fails with what it wrote.
+    pub fn success(self) -> Self {
+        assert!(self.status.success(), "{self:#?}");
+        self
+    }
+
+    /// What it wrote to stdout as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
+    }
+}
+
 /// A running child. It is killed when it goes out of scope.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub struct Process {
     child: Child,
     readers: Vec<JoinHandle<()>>,
     pub(crate) stdout: Lines,
@@ -57,7 +88,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn spawn(command: &mut Command) -> Self {
+    /// Starts a command, without input.
+    pub fn spawn(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -78,17 +110,18 @@ impl Process {
         }
     }
 
-    pub(crate) fn id(&self) -> u32 {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// How it ended, if it ended.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+    pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
     }
 
     /// Sends SIGTERM, as an orchestrator does.
-    pub(crate) fn terminate(&mut self) {
+    pub fn terminate(&mut self) {
         // The shell's own kill: there is no safe call for it in the standard library. The child is
         // not waited for yet, so its number cannot belong to another process.
         let sent = Command::new("sh")
@@ -99,7 +132,7 @@ impl Process {
     }
 
     /// Sends SIGKILL, unless it ended already, and waits for the end.
-    pub(crate) fn kill(&mut self) -> ExitStatus {
+    pub fn kill(&mut self) -> ExitStatus {
         // Fails only for a child that was waited for, and then waiting answers again.
         let _ = self.child.kill();
         let status = self.child.wait().expect("a child can be waited for");
@@ -108,11 +141,26 @@ impl Process {
     }
 
     /// Waits for the end, and for the last line of its output.
-    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let id = self.id();
         let status = wait_until(&format!("process {id} to end"), limit, || self.ended());
         self.join();
         status
+    }
+
+    /// Waits for the end and answers everything that it wrote.
+    pub fn finish(mut self, limit: Duration) -> Finished {
+        let status = self.wait(limit);
+        Finished {
+            status,
+            stdout: self.stdout.all().join("\n"),
+            stderr: self.stderr.all().join("\n"),
+        }
+    }
+
+    /// The lines that it wrote to stdout so far.
+    pub fn stdout(&self) -> Vec<String> {
+        self.stdout.all()
     }
 
     fn join(&mut self) {

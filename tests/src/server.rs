@@ -4,13 +4,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
-use std::{env, fmt};
+use std::{env, ffi::OsString, fmt};
 
 use serde_json::Value;
 use tonic::transport::Channel;
 
 use crate::places::{tool, wait_until};
-use crate::process::Process;
+use crate::process::{Finished, Process};
 
 /// How long a start, and an end that was asked for, may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,6 +22,8 @@ pub struct Start {
     listen: SocketAddr,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    binary: Option<PathBuf>,
+    under: Vec<OsString>,
 }
 
 impl Start {
@@ -32,6 +34,8 @@ impl Start {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             arguments: Vec::new(),
             environment: Vec::new(),
+            binary: None,
+            under: Vec::new(),
         }
     }
 
@@ -50,6 +54,18 @@ impl Start {
     /// With one more environment variable.
     pub fn variable(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Another binary than the one under test, such as one with a planted fault.
+    pub fn binary(mut self, binary: impl Into<PathBuf>) -> Self {
+        self.binary = Some(binary.into());
+        self
+    }
+
+    /// As the argument of another command, which has to become the server, as `strace -D` does.
+    pub fn under<T: Into<OsString>>(mut self, command: impl IntoIterator<Item = T>) -> Self {
+        self.under = command.into_iter().map(Into::into).collect();
         self
     }
 
@@ -82,20 +98,21 @@ impl Start {
     }
 
     fn spawn(&self) -> Process {
-        let mut command = Command::new(crate::binary());
+        let binary = self.binary.as_deref().unwrap_or_else(|| crate::binary());
+        let mut words = self.under.iter().map(OsString::as_os_str);
+        let mut command = match words.next() {
+            None => Command::new(binary),
+            Some(first) => {
+                let mut command = Command::new(first);
+                command.args(words).arg(binary);
+                command
+            }
+        };
         command
-            .current_dir(&self.folder)
             .args(["serve", "--listen", &self.listen.to_string()])
             .args(&self.arguments);
-        // What the one who runs the tests has set for servers of their own is not for this one.
-        for (name, _) in env::vars_os() {
-            if name.to_string_lossy().starts_with("TOKENMETER_") {
-                command.env_remove(name);
-            }
-        }
-        command
-            .env("HOME", &self.folder)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        at_home(&mut command, &self.folder);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         Process::spawn(&mut command)
     }
 }
@@ -167,6 +184,42 @@ impl Server {
         self.process = next.process;
     }
 
+    /// Asks it to end (SIGTERM) and does not wait.
+    pub fn ask_to_end(&mut self) {
+        self.process.terminate();
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.ended()
+    }
+
+    /// The command line as a client of this server, at home in its folder.
+    pub fn client<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = Command::new(crate::binary());
+        command
+            .args(["--server", &self.address.to_string()])
+            .args(arguments);
+        at_home(&mut command, self.folder());
+        command
+    }
+
+    /// Runs the command line as a client of this server, and waits for its end.
+    pub fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Finished {
+        Finished::of(&mut self.client(arguments))
+    }
+
+    /// Runs grpcurl with these arguments before the address and those after it.
+    pub fn grpcurl_words(&self, before: &[&str], after: &[&str]) -> Finished {
+        let mut command = Command::new(tool("grpcurl"));
+        command
+            .args(["-plaintext", "-max-time", "30"])
+            .args(before)
+            .arg(self.address.to_string())
+            .args(after);
+        Finished::of(&mut command)
+    }
+
     /// Calls a method through grpcurl, which learns the contract by reflection, such as
     /// `tokenmeter.v1.AdminService/GetStatus`.
     pub fn grpcurl(&self, method: &str, request: &Value) -> Result<Value, Refused> {
@@ -198,6 +251,20 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// Gives a command a folder to work and live in, and nothing that the one who runs the tests has set
+/// for servers of their own.
+fn at_home(command: &mut Command, folder: &Path) {
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("TOKENMETER_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .current_dir(folder)
+        .env("HOME", folder)
+        .env_remove("XDG_STATE_HOME");
 }
 
 /// The address of a line such as `tokenmeter 0.1.0 listening on 127.0.0.1:50051; try: …`.

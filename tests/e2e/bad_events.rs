@@ -465,11 +465,9 @@ async fn all_are_refused(bads: Vec<Bad>) {
             }
         }
     }
-    assert_eq!(
-        clients.everything().await,
-        before,
-        "a refused event changed something"
-    );
+    if clients.everything().await != before {
+        faults.push("a refused event changed something".into());
+    }
 
     let mut batch = vec![event("good-1")];
     batch.extend(bads.iter().map(|bad| bad.event.clone()));
@@ -491,12 +489,12 @@ async fn all_are_refused(bads: Vec<Bad>) {
         }
     }
     assert!(matches!(outcomes.next(), Some(Outcome::Recorded(one)) if one.event_id == "good-2"));
+    assert!(faults.is_empty(), "{faults:#?}");
     let totals = clients.lifetime("ada").await;
     assert_eq!(
         (totals.requests, totals.total_tokens),
         (3, 3 * EVENT_TOKENS)
     );
-    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 #[tokio::test]

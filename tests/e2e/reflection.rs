@@ -117,7 +117,7 @@ fn a_providers_own_object_is_pasted_and_its_figures_are_exact() {
         assert_eq!(totals[field], value, "{field}");
     }
     assert_eq!(totals["counts"]["cacheWrite"]["ttl5m"], "300");
-    assert_eq!(totals["cost"]["nanos"], 5_940_000);
+    assert_eq!(totals["cost"]["nanos"], 5_930_000);
     // 1,024 × ($2.50 − $1.25) + 2,000 × ($3 − $0.30), and 300 × ($3.75 − $3).
     assert_eq!(totals["cacheSaving"]["nanos"], 6_680_000);
     assert_eq!(totals["cacheWriteExtra"]["nanos"], 225_000);

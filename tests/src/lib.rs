@@ -11,6 +11,6 @@ mod places;
 mod process;
 mod server;
 
-pub use binary::binary;
+pub use binary::{binary, release_binary};
 pub use places::{free_port, rounds, shared_data, tool, wait_until};
 pub use server::{Refused, Server, Start};

@@ -18,6 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How a server is started.
 #[derive(Debug, Clone)]
 pub struct Start {
+    program: Option<PathBuf>,
     folder: PathBuf,
     listen: SocketAddr,
     arguments: Vec<String>,
@@ -28,11 +29,18 @@ impl Start {
     /// In this folder, which is its working directory and home, on a free port.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
+            program: None,
             folder: folder.into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             arguments: Vec::new(),
             environment: Vec::new(),
         }
+    }
+
+    /// With this binary instead of [`crate::binary`].
+    pub fn program(mut self, program: PathBuf) -> Self {
+        self.program = Some(program);
+        self
     }
 
     /// On this address.
@@ -82,7 +90,8 @@ impl Start {
     }
 
     fn spawn(&self) -> Process {
-        let mut command = Command::new(crate::binary());
+        let program = self.program.as_deref();
+        let mut command = Command::new(program.unwrap_or_else(|| crate::binary()));
         command
             .current_dir(&self.folder)
             .args(["serve", "--listen", &self.listen.to_string()])

@@ -412,7 +412,7 @@ async fn planted_faults_are_seen_in_what_stands_after_kills() {
     for fault in ["RecordRetries", "AnswerWithoutCommit", "SkipTotals"] {
         let mut chance = Chance::new(fault);
         let folder = tempfile::tempdir().unwrap();
-        let start = Start::new(folder.path()).binary(&binary);
+        let start = Start::new(folder.path()).program(binary.clone());
         let mut server = start.variable("TOKENMETER_FAULT", fault).serve();
         let log = record_under_fire(&mut server, 1, &mut chance).await;
         let wrong = judge(&server, &log).await;

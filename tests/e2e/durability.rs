@@ -56,7 +56,7 @@ async fn planted_faults_are_seen_in_the_trace() {
     let Some(binary) = planted() else { return };
     for fault in ["NoSync", "AnswerWithoutCommit"] {
         let folder = tempfile::tempdir().unwrap();
-        let start = Start::new(folder.path()).binary(&binary);
+        let start = Start::new(folder.path()).program(binary.clone());
         let start = start.variable("TOKENMETER_FAULT", fault);
         let trace = trace_of_one_record(folder.path(), start).await;
         let missing = flushed_before_answer(&trace, MARKER).unwrap_err();

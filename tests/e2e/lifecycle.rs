@@ -385,5 +385,9 @@ async fn who_watches_health_sees_the_services_go_and_liveness_stay() {
     let status = wait_until("the end", PATIENCE, || server.ended());
     assert_eq!(status.code(), Some(0));
     // Watches do not hold the end up for the grace period of 20 s.
-    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        asked.elapsed()
+    );
 }

@@ -14,16 +14,18 @@ use serde_json::Value;
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        env::var_os("TOKENMETER_BIN").map_or_else(build, |named| {
-            let path = PathBuf::from(named);
-            assert!(
-                path.is_file(),
-                "TOKENMETER_BIN names {}, which is no file",
-                path.display()
-            );
-            path
+        named().unwrap_or_else(|| {
+            let profile = env::var("TOKENMETER_PROFILE").unwrap_or_else(|_| "dev".to_owned());
+            // As tests/run.sh builds it, so that nothing is built twice.
+            build(&["--workspace", "--bins", "--profile", &profile])
         })
     })
+}
+
+/// The `tokenmeter` binary as it is released: the one that `TOKENMETER_BIN` names, or else that of
+/// this checkout, which cargo builds first.
+pub fn release_binary() -> PathBuf {
+    named().unwrap_or_else(|| build(&["--package", "tokenmeter", "--release"]))
 }
 
 /// A binary of the same sources with the feature `planted-faults`, which `tests/run.sh` builds, or
@@ -44,13 +46,21 @@ pub fn planted() -> Option<PathBuf> {
     Some(path)
 }
 
-fn build() -> PathBuf {
-    let profile = env::var("TOKENMETER_PROFILE").unwrap_or_else(|_| "dev".to_owned());
+fn named() -> Option<PathBuf> {
+    let path = PathBuf::from(env::var_os("TOKENMETER_BIN")?);
+    assert!(
+        path.is_file(),
+        "TOKENMETER_BIN names {}, which is no file",
+        path.display()
+    );
+    Some(path)
+}
+
+fn build(what: &[&str]) -> PathBuf {
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        // As tests/run.sh builds it, so that nothing is built twice.
-        .args(["build", "--locked", "--workspace", "--bins"])
-        .args(["--profile", &profile])
+        .args(["build", "--locked"])
+        .args(what)
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())
         .output()

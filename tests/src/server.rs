@@ -18,11 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How a server is started.
 #[derive(Debug, Clone)]
 pub struct Start {
+    program: Option<PathBuf>,
     folder: PathBuf,
     listen: SocketAddr,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
-    binary: Option<PathBuf>,
     under: Vec<OsString>,
 }
 
@@ -30,11 +30,11 @@ impl Start {
     /// In this folder, which is its working directory and home, on a free port.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
+            program: None,
             folder: folder.into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             arguments: Vec::new(),
             environment: Vec::new(),
-            binary: None,
             under: Vec::new(),
         }
     }
@@ -57,9 +57,9 @@ impl Start {
         self
     }
 
-    /// Another binary than the one under test, such as one with a planted fault.
-    pub fn binary(mut self, binary: impl Into<PathBuf>) -> Self {
-        self.binary = Some(binary.into());
+    /// With this binary instead of [`crate::binary`], such as one with a planted fault.
+    pub fn program(mut self, program: PathBuf) -> Self {
+        self.program = Some(program);
         self
     }
 
@@ -98,13 +98,14 @@ impl Start {
     }
 
     fn spawn(&self) -> Process {
-        let binary = self.binary.as_deref().unwrap_or_else(|| crate::binary());
+        let program = self.program.as_deref();
+        let program = program.unwrap_or_else(|| crate::binary());
         let mut words = self.under.iter().map(OsString::as_os_str);
         let mut command = match words.next() {
-            None => Command::new(binary),
+            None => Command::new(program),
             Some(first) => {
                 let mut command = Command::new(first);
-                command.args(words).arg(binary);
+                command.args(words).arg(program);
                 command
             }
         };

@@ -1,5 +1,6 @@
 //! Why an administrator's request was refused, and what the caller is told.
 
+use tokenmeter_api::page::WrongToken;
 use tokenmeter_api::status::Failure;
 use tokenmeter_api::v1::ErrorReason;
 use tokenmeter_model::bounds::Violation;
@@ -18,8 +19,8 @@ pub enum Error {
     #[error("import: {0}")]
     Import(String),
     /// The page token is not one of this list's.
-    #[error("page token")]
-    PageToken,
+    #[error(transparent)]
+    PageToken(#[from] WrongToken),
     /// The ledger could not answer.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
@@ -42,12 +43,7 @@ impl From<Error> for Failure {
             }
             Error::Import(text) => Self::new(ErrorReason::ImportInvalid, format!("content {text}"))
                 .violation("content", text),
-            Error::PageToken => {
-                let text = "is not of this list; send next_page_token as it came, with the same \
-                            filters, or leave it empty for the first page";
-                Self::new(ErrorReason::PageTokenInvalid, format!("page_token {text}"))
-                    .violation("page_token", text)
-            }
+            Error::PageToken(wrong) => wrong.into(),
             Error::Ledger(error) => {
                 // The text is for the log; callers are told the kind of fault.
                 tracing::error!(%error, "administration");

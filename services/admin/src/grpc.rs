@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tokenmeter_api::convert::{price, time};
+use tokenmeter_api::page::{self, WrongToken};
 use tokenmeter_api::v1;
 use tokenmeter_api::v1::admin_service_server::AdminService;
 use tokenmeter_identity::{Caller, Role};
@@ -14,8 +15,6 @@ use crate::error::Error;
 use crate::prices::{PriceAdmin, PriceQuery};
 use crate::status::StatusAdmin;
 
-/// Rows of a page when nothing is asked for, and at most.
-const PAGE: (i32, i32) = (50, 1_000);
 /// Most prices shown in the answer to an import.
 const MAX_CHANGES: usize = 1_000;
 
@@ -70,12 +69,22 @@ impl AdminService for Grpc {
             (None, true) => None,
             (None, false) => Some((self.prices.clock)()),
         };
+        // Without a time of its own, "now" moves from page to page and is no filter.
+        let filters = format!(
+            "{}\u{0}{}\u{0}{}\u{0}{:?}",
+            asked.provider, asked.model, asked.all_versions, asked.effective_at
+        );
         let query = PriceQuery {
             provider: asked.provider,
             model: asked.model,
             at_us: at,
         };
-        let (size, start) = page(asked.page_size, &asked.page_token)?;
+        let size = page::size(asked.page_size).map_err(Error::from)?;
+        let filters = format!("prices\u{0}{}\u{0}{filters}", caller.tenant);
+        let start = match page::read(&filters, &asked.page_token).map_err(Error::from)? {
+            Some(end) => end.parse().map_err(|_| Error::from(WrongToken))?,
+            None => 0_usize,
+        };
         let prices = self.prices.list(&caller, &query).await?;
         let next = start.saturating_add(size);
         Ok(Response::new(v1::ListPricesResponse {
@@ -86,7 +95,7 @@ impl AdminService for Grpc {
                 .map(price::from_price)
                 .collect(),
             next_page_token: if prices.len() > next {
-                next.to_string()
+                page::token(&filters, &next.to_string())
             } else {
                 String::new()
             },
@@ -153,11 +162,13 @@ impl AdminService for Grpc {
     ) -> Result<Response<v1::ListUnpricedModelsResponse>, Status> {
         let caller = Caller::of(request.extensions())?;
         let asked = request.into_inner();
-        let (size, _) = page(asked.page_size, "")?;
-        let after = match asked.page_token.as_str() {
-            "" => None,
-            token => Some(token.split_once('/').ok_or(Error::PageToken)?),
-        };
+        let size = page::size(asked.page_size).map_err(Error::from)?;
+        let filters = format!("unpriced\u{0}{}", caller.tenant);
+        let after = page::read(&filters, &asked.page_token)
+            .map_err(Error::from)?
+            .map(|end| end.split_once('/').ok_or(WrongToken))
+            .transpose()
+            .map_err(Error::from)?;
         let limit = i64::try_from(size).unwrap_or(i64::MAX).saturating_add(1);
         let (mut found, book) = self.prices.unpriced(&caller, after, limit).await?;
         let more = found.models.len() > size;
@@ -166,7 +177,7 @@ impl AdminService for Grpc {
             .models
             .last()
             .filter(|_| more)
-            .map(|last| format!("{}/{}", last.provider, last.model))
+            .map(|last| page::token(&filters, &format!("{}/{}", last.provider, last.model)))
             .unwrap_or_default();
         let models = found
             .models
@@ -269,23 +280,6 @@ fn check_request_id(request_id: &str) -> Result<(), Error> {
     } else {
         Err(Error::Invalid(out))
     }
-}
-
-/// Size and start of a page; the token is the number of rows before it.
-fn page(size: i32, token: &str) -> Result<(usize, usize), Error> {
-    let size = match size {
-        ..0 => {
-            let text = format!("{size} is negative; send 0 (for {}) to {}", PAGE.0, PAGE.1);
-            return Err(Violation::new("page_size", text).into());
-        }
-        0 => PAGE.0,
-        size => size.min(PAGE.1),
-    };
-    let start = match token {
-        "" => 0,
-        token => token.parse().map_err(|_| Error::PageToken)?,
-    };
-    Ok((usize::try_from(size).unwrap_or_default(), start))
 }
 
 fn count(value: usize) -> i32 {

@@ -1,5 +1,6 @@
 //! Why a question has no answer, and what the caller is told.
 
+use tokenmeter_api::page::WrongToken;
 use tokenmeter_api::status::Failure;
 use tokenmeter_api::v1::ErrorReason;
 use tokenmeter_model::bounds::Violation;
@@ -12,8 +13,8 @@ pub enum Error {
     #[error("{} fields are out of bounds", .0.len())]
     Invalid(Vec<Violation>),
     /// The page token is not one of this list's.
-    #[error("page token")]
-    PageToken,
+    #[error(transparent)]
+    PageToken(#[from] WrongToken),
     /// The caller reads only itself.
     #[error("another user's data")]
     Denied,
@@ -41,12 +42,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Invalid(violations) => violations.into(),
-            Error::PageToken => {
-                let text = "is not of this list; send next_page_token as it came, with the same \
-                            filters, or leave it empty for the first page";
-                Self::new(ErrorReason::PageTokenInvalid, format!("page_token {text}"))
-                    .violation("page_token", text)
-            }
+            Error::PageToken(wrong) => wrong.into(),
             Error::Denied => Self::new(
                 ErrorReason::PermissionDenied,
                 "the role read_own reads the caller's own usage only; leave user_id empty",

@@ -5,7 +5,6 @@
 
 mod error;
 mod grpc;
-mod page;
 mod service;
 
 pub use error::Error;

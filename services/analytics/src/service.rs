@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokenmeter_api::page::{self, WrongToken};
 use tokenmeter_identity::Caller;
 use tokenmeter_model::bounds::Violation;
 use tokenmeter_model::totals::Totals;
@@ -12,7 +13,6 @@ use tokenmeter_store::ledger::{
 };
 
 use crate::error::Error;
-use crate::page;
 
 /// Most labels that filter a list.
 const MAX_FILTER_LABELS: usize = 8;
@@ -150,18 +150,21 @@ impl Analytics {
             query.user_id = caller.readable_user(&query.user_id)?.to_owned();
         }
         let size = page::size(page_size)?;
-        let filters = format!("{}\u{0}{query:?}", caller.tenant);
-        query.before = page::read(&filters, page_token)?;
+        let filters = format!("events\u{0}{}\u{0}{query:?}", caller.tenant);
+        if let Some(end) = page::read(&filters, page_token)? {
+            query.before = Some(read_end(end).ok_or(WrongToken)?);
+        }
         // One more than the page tells whether there is a next one.
-        query.limit = size + 1;
+        query.limit = i64::try_from(size).unwrap_or(i64::MAX).saturating_add(1);
         let mut events = self.ledger.events(&caller.tenant, &query).await?;
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
         let more = events.len() > size;
         events.truncate(size);
-        let next = events
-            .last()
-            .filter(|_| more)
-            .map(|last| page::token(&filters, (last.charge_time_us, last.position)));
+        let next = events.last().filter(|_| more).map(|last| {
+            page::token(
+                &filters,
+                &format!("{}.{}", last.charge_time_us, last.position),
+            )
+        });
         Ok((events, next))
     }
 
@@ -179,6 +182,12 @@ impl Analytics {
         check_range(query.range)?;
         Ok(self.ledger.service_usage(&caller.tenant, query).await?)
     }
+}
+
+/// Where a page of events ended: charge time and position.
+fn read_end(end: &str) -> Option<(i64, i64)> {
+    let (time, position) = end.split_once('.')?;
+    Some((time.parse().ok()?, position.parse().ok()?))
 }
 
 fn check_text(field: &str, value: &str) -> Result<(), Error> {

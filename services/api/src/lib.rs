@@ -6,6 +6,7 @@
 
 pub mod codec;
 pub mod convert;
+pub mod page;
 pub mod status;
 
 /// The domain of every `google.rpc.ErrorInfo` that the service sends.

@@ -75,7 +75,15 @@ fn recorded_usage(recorded: Recorded) -> v1::RecordedUsage {
         v1::RecordOutcome::Recorded
     };
     let sums = event::sums(&recorded.event.lines, &recorded.quotes);
+    // This version gives out no holds, so whatever is named is not known.
+    let reservation_id = recorded.event.reservation_id;
+    let settlement = (!reservation_id.is_empty()).then(|| v1::Settlement {
+        reservation_id,
+        state: v1::SettlementState::UnknownReservation.into(),
+        ..Default::default()
+    });
     v1::RecordedUsage {
+        settlement,
         outcome: outcome.into(),
         event_id: recorded.event.event_id,
         lines: sums.lines,

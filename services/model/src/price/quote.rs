@@ -47,7 +47,7 @@ pub enum Reason {
     #[error("a count is out of bounds")]
     InvalidCounts,
     /// The cost is above [`money::MAX_LINE_COST_NANO_USD`].
-    #[error("the cost is above one million USD")]
+    #[error("the cost is above 100,000 USD")]
     TooLarge,
 }
 

@@ -262,22 +262,7 @@ fn add(lines: &mut Vec<Line>, model: &str, counts: &TokenCounts) {
             return;
         }
     };
-    let sum = &mut line.counts;
-    sum.input += counts.input;
-    sum.cache_read += counts.cache_read;
-    sum.cache_write.ttl_5m += counts.cache_write.ttl_5m;
-    sum.cache_write.ttl_30m += counts.cache_write.ttl_30m;
-    sum.cache_write.ttl_1h += counts.cache_write.ttl_1h;
-    sum.cache_write.ttl_12h += counts.cache_write.ttl_12h;
-    sum.cache_write.unspecified += counts.cache_write.unspecified;
-    sum.output += counts.output;
-    sum.reasoning += counts.reasoning;
-    sum.input_audio += counts.input_audio;
-    sum.input_image += counts.input_image;
-    sum.tool_use_prompt += counts.tool_use_prompt;
-    sum.cache_read_audio += counts.cache_read_audio;
-    sum.output_audio += counts.output_audio;
-    sum.output_image += counts.output_image;
+    line.counts.add(counts);
 }
 
 /// The bounds that every line keeps, whatever rule made it.

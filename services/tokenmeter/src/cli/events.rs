@@ -7,7 +7,7 @@ use tokenmeter_api::v1;
 
 use super::connect::ClientArgs;
 use super::error::Error;
-use super::render::{self, count, name, usd};
+use super::render::{self, cost, count, name};
 use super::usage::range;
 use super::{Output, json, time};
 
@@ -162,11 +162,7 @@ fn table(events: &[v1::RecordedEvent]) -> comfy_table::Table {
         if event.voided {
             status.push_str(", voided");
         }
-        let cost = match (event.unpriced_lines, event.cost.is_some()) {
-            (0, _) => usd(event.cost.as_ref()),
-            (_, false) => "unpriced".to_owned(),
-            (_, true) => format!("{} + unpriced", usd(event.cost.as_ref())),
-        };
+        let lines = i64::try_from(event.lines.len()).unwrap_or(i64::MAX);
         table.add_row(vec![
             time::text(event.charge_time.as_ref()),
             event.event_id.clone(),
@@ -178,7 +174,7 @@ fn table(events: &[v1::RecordedEvent]) -> comfy_table::Table {
             count(counts.cache_read),
             count(counts.cache_write.total()),
             count(counts.output),
-            cost,
+            cost(event.cost.as_ref(), lines, event.unpriced_lines.into()),
             status,
         ]);
     }
@@ -201,6 +197,7 @@ mod tests {
     fn an_unpriced_event_is_never_shown_as_free() {
         let text = table(&[v1::RecordedEvent {
             unpriced_lines: 1,
+            lines: vec![v1::RecordedLine::default()],
             ..Default::default()
         }])
         .to_string();

@@ -68,9 +68,14 @@ pub(crate) fn nano_usd(amount: Option<&v1::Money>) -> Option<i64> {
     money::to_nano_usd("amount", amount?).ok()
 }
 
-/// An exact amount such as `$0.001536`; `-` for none.
-pub(crate) fn usd(amount: Option<&v1::Money>) -> String {
-    nano_usd(amount).map_or_else(|| "-".to_owned(), usd_of)
+/// What `lines` cost of which `unpriced` have no price: never a zero for what has no price.
+pub(crate) fn cost(amount: Option<&v1::Money>, lines: i64, unpriced: i64) -> String {
+    let priced = usd_of(nano_usd(amount).unwrap_or_default());
+    match unpriced {
+        0 => priced,
+        _ if unpriced >= lines => "unpriced".to_owned(),
+        _ => format!("{priced} + unpriced"),
+    }
 }
 
 /// An exact amount such as `-$1.5`.
@@ -90,6 +95,7 @@ pub(crate) fn name(prefix: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokenmeter_api::convert::money::from_nano_usd;
 
     #[test]
     fn counts_are_grouped_and_amounts_exact() {
@@ -104,7 +110,11 @@ mod tests {
         }
         assert_eq!(usd_of(4_800_000), "$0.0048");
         assert_eq!(usd_of(-1_500_000_000), "-$1.5");
-        assert_eq!(usd(None), "-");
+        let money = Some(from_nano_usd(5_000_000_000));
+        assert_eq!(cost(money.as_ref(), 2, 0), "$5");
+        assert_eq!(cost(money.as_ref(), 2, 1), "$5 + unpriced");
+        assert_eq!(cost(None, 2, 2), "unpriced");
+        assert_eq!(cost(None, 0, 0), "$0");
         assert_eq!(name("EVENT_STATUS_", "EVENT_STATUS_FAILED"), "failed");
     }
 }

@@ -82,9 +82,12 @@ pub(crate) async fn run(client: &ClientArgs, output: Output) -> Result<(), Error
 
 fn show(answer: &v1::GetStatusResponse) -> Result<(), Error> {
     render::line(&format!(
-        "tokenmeter {} {}: {}, up {} s, schema {}, roles {}",
+        "tokenmeter {}{}: {}, up {} s, schema {}, roles {}",
         answer.version,
-        answer.revision,
+        match answer.revision.as_str() {
+            "" => String::new(),
+            revision => format!(" ({revision})"),
+        },
         state(answer.state()),
         answer.uptime.as_ref().map_or(0, |uptime| uptime.seconds),
         answer.schema_version,

@@ -7,7 +7,7 @@ use tokenmeter_api::v1;
 
 use super::connect::ClientArgs;
 use super::error::Error;
-use super::render::{self, count, name, usd};
+use super::render::{self, cost, count, name};
 use super::{Output, json, time};
 
 /// Whose totals.
@@ -186,7 +186,7 @@ fn totals_row(mut row: Vec<String>, totals: Option<&v1::UsageTotals>) -> Vec<Str
         count(counts.output),
         count(counts.reasoning),
         count(totals.total_tokens),
-        usd(totals.cost.as_ref()),
+        cost(totals.cost.as_ref(), totals.lines, totals.unpriced_lines),
         count(totals.unpriced_lines),
         count(totals.failed_requests),
     ]);

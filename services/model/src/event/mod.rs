@@ -1,7 +1,8 @@
-//! One usage event as its caller supplied it, checked, with its token counts already disjoint
-//! (R1), and the fingerprint that tells a retry from a conflict (R2).
+//! One usage event as its caller supplied it, checked, with its token counts already disjoint (R1).
 
-use sha2::{Digest, Sha256};
+mod fingerprint;
+
+pub use fingerprint::{FINGERPRINT_BYTES, FINGERPRINT_VERSION, Fingerprint};
 
 use crate::bounds::{self, Kind, Violation};
 use crate::counts::Line;
@@ -287,85 +288,6 @@ impl Event {
             );
         }
     }
-
-    /// The fingerprint of the payload: the version of the rule, then half a SHA-256 over every
-    /// field the caller supplied. What the server fills in (times, costs, positions) is left out,
-    /// so a retry has the same fingerprint for ever. Usage counts as its disjoint counts: two
-    /// spellings of one provider response are one payload.
-    pub fn fingerprint(&self) -> Fingerprint {
-        let mut hash = Canonical(Sha256::new());
-        for text in [
-            &self.event_id,
-            &self.user_id,
-            &self.team_id,
-            &self.session_id,
-            &self.provider,
-            &self.reservation_id,
-            &self.service_tier,
-            &self.inference_region,
-            &self.stop_reason,
-        ] {
-            hash.text(text);
-        }
-        hash.text(self.status.as_str());
-        for number in [
-            self.turn,
-            self.request_time_us,
-            self.latency_ms,
-            self.time_to_first_token_ms,
-        ] {
-            hash.optional(number);
-        }
-        hash.length(self.lines.len());
-        for line in &self.lines {
-            hash.text(&line.model);
-            for (_, count) in line.counts.named() {
-                hash.number(count);
-            }
-            hash.length(line.tool_requests.len());
-            for (tool, requests) in &line.tool_requests {
-                hash.text(tool);
-                hash.number(*requests);
-            }
-        }
-        hash.length(self.labels.len());
-        for (key, value) in &self.labels {
-            hash.text(key);
-            hash.text(value);
-        }
-        self.hash_facts(&mut hash);
-        let digest = hash.0.finalize();
-        let mut fingerprint = [0; FINGERPRINT_BYTES];
-        fingerprint[0] = FINGERPRINT_VERSION;
-        fingerprint[1..].copy_from_slice(&digest[..FINGERPRINT_BYTES - 1]);
-        fingerprint
-    }
-
-    fn hash_facts(&self, hash: &mut Canonical) {
-        hash.optional(self.thinking.map(|thinking| i64::from(thinking.enabled)));
-        hash.optional(self.thinking.and_then(|thinking| thinking.budget_tokens));
-        hash.optional(self.message.as_ref().map(|_| 1));
-        if let Some(message) = &self.message {
-            for text in [
-                &message.message_id,
-                &message.role,
-                &message.message_type,
-                &message.tool_use_id,
-                &message.source_event_id,
-            ] {
-                hash.text(text);
-            }
-            hash.optional(message.sequence);
-        }
-        hash.optional(
-            self.retrieval
-                .map(|retrieval| i64::from(retrieval.retrieval_ran)),
-        );
-        if let Some(retrieval) = self.retrieval {
-            hash.number(retrieval.cases_retrieved);
-            hash.optional(retrieval.succeeded.map(i64::from));
-        }
-    }
 }
 
 /// Checks an event time: not before 2000 and at most 10 minutes ahead of the server's clock.
@@ -383,37 +305,6 @@ pub fn check_time(field: &str, time_us: i64, now_us: i64, out: &mut Vec<Violatio
             bounds::MAX_FUTURE_US / 60_000_000
         );
         out.push(Violation::new(field, description).kind(Kind::TimeInFuture));
-    }
-}
-
-/// Bytes of a [`Fingerprint`]: one of version, 16 of hash.
-pub const FINGERPRINT_BYTES: usize = 17;
-/// Version of the fingerprint's rule.
-pub const FINGERPRINT_VERSION: u8 = 1;
-/// A versioned hash of what the caller supplied.
-pub type Fingerprint = [u8; FINGERPRINT_BYTES];
-
-/// Writes fields to the hash so that no two payloads write the same bytes: texts carry their
-/// length, optional numbers a presence byte.
-struct Canonical(Sha256);
-
-impl Canonical {
-    fn length(&mut self, length: usize) {
-        self.0.update((length as u64).to_le_bytes());
-    }
-
-    fn text(&mut self, text: &str) {
-        self.length(text.len());
-        self.0.update(text.as_bytes());
-    }
-
-    fn number(&mut self, number: i64) {
-        self.0.update(number.to_le_bytes());
-    }
-
-    fn optional(&mut self, number: Option<i64>) {
-        self.0.update([u8::from(number.is_some())]);
-        self.number(number.unwrap_or_default());
     }
 }
 
@@ -584,93 +475,5 @@ mod tests {
             ..event()
         };
         assert_eq!(fields(&edge), Vec::<String>::new());
-    }
-
-    #[test]
-    fn the_fingerprint_sees_every_field() {
-        let base = event();
-        let mut line = base.lines[0].clone();
-        line.counts.cache_write.ttl_1h = 1;
-        let variants = [
-            Event {
-                user_id: "v".into(),
-                ..base.clone()
-            },
-            Event {
-                team_id: "t".into(),
-                ..base.clone()
-            },
-            Event {
-                session_id: "t".into(),
-                ..base.clone()
-            },
-            Event {
-                turn: Some(0),
-                ..base.clone()
-            },
-            Event {
-                request_time_us: Some(NOW),
-                ..base.clone()
-            },
-            Event {
-                status: Status::Failed,
-                ..base.clone()
-            },
-            Event {
-                latency_ms: Some(0),
-                ..base.clone()
-            },
-            Event {
-                time_to_first_token_ms: Some(0),
-                ..base.clone()
-            },
-            Event {
-                labels: vec![("a".into(), "b".into())],
-                ..base.clone()
-            },
-            Event {
-                labels: vec![("ab".into(), String::new())],
-                ..base.clone()
-            },
-            Event {
-                thinking: Some(Thinking::default()),
-                ..base.clone()
-            },
-            Event {
-                thinking: Some(Thinking {
-                    enabled: true,
-                    budget_tokens: None,
-                }),
-                ..base.clone()
-            },
-            Event {
-                message: Some(MessageFacts::default()),
-                ..base.clone()
-            },
-            Event {
-                retrieval: Some(RetrievalFacts::default()),
-                ..base.clone()
-            },
-            Event {
-                service_tier: "batch".into(),
-                ..base.clone()
-            },
-            Event {
-                lines: vec![line],
-                ..base.clone()
-            },
-            Event {
-                lines: vec![base.lines[0].clone(), base.lines[0].clone()],
-                ..base.clone()
-            },
-        ];
-        let mut seen = vec![base.fingerprint()];
-        for variant in &variants {
-            let fingerprint = variant.fingerprint();
-            assert!(!seen.contains(&fingerprint), "{variant:?}");
-            seen.push(fingerprint);
-        }
-        assert_eq!(base.fingerprint(), event().fingerprint());
-        assert_eq!(base.fingerprint()[0], FINGERPRINT_VERSION);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokenmeter_api::page::{self, WrongToken};
 use tokenmeter_identity::Caller;
-use tokenmeter_model::bounds::Violation;
+use tokenmeter_model::bounds::{Kind, Violation};
 use tokenmeter_model::totals::Totals;
 use tokenmeter_model::zone::Zone;
 use tokenmeter_store::clock::Clock;
@@ -202,9 +202,9 @@ fn check_text(field: &str, value: &str) -> Result<(), Error> {
 
 fn check_range(range: Option<Range>) -> Result<(), Error> {
     match range {
-        Some(range) if range.from_us >= range.to_us => {
-            let text = "ends before it starts; send end_time after start_time";
-            Err(Violation::new("range", text).into())
+        Some(range) if range.from_us > range.to_us => {
+            let text = "ends before it starts; send an end_time that is not before start_time";
+            Err(Violation::new("range", text).kind(Kind::Range).into())
         }
         _ => Ok(()),
     }

@@ -114,6 +114,7 @@ impl From<Vec<Violation>> for Failure {
             Some(Kind::UsageMissing) => ErrorReason::UsageMissing,
             Some(Kind::TooManyLines) => ErrorReason::TooManyLines,
             Some(Kind::TimeInFuture) => ErrorReason::EventTimeInFuture,
+            Some(Kind::Range) => ErrorReason::RangeInvalid,
             Some(Kind::Field) | None => ErrorReason::FieldInvalid,
         };
         violations

@@ -4,6 +4,8 @@
 pub const MAX_TEXT_BYTES: usize = 255;
 /// Most labels on one event (R1).
 pub const MAX_LABELS: usize = 64;
+/// What keys of labels begin with that are the service's own.
+pub const RESERVED_LABELS: &str = "tokenmeter.";
 /// Most lines in one event (R1: one provider response can bill several models).
 pub const MAX_LINES: usize = 16;
 /// Most events in one batch (design: `BatchRecordUsage` ≤ 1,000 events).
@@ -42,10 +44,12 @@ pub enum Kind {
     EventIdMissing,
     /// The event has no usage.
     UsageMissing,
-    /// The event has more lines than [`MAX_LINES`].
+    /// The event has no lines, or more than [`MAX_LINES`].
     TooManyLines,
     /// A time lies too far ahead of the server's clock.
     TimeInFuture,
+    /// A range of time ends before it begins.
+    Range,
 }
 
 /// One field that is out of its bound. The text names the bound and how to mend it.

@@ -210,18 +210,13 @@ impl Event {
 
     fn check_lines(&self, out: &mut Vec<Violation>) {
         if self.lines.is_empty() || self.lines.len() > bounds::MAX_LINES {
-            let kind = if self.lines.is_empty() {
-                Kind::UsageMissing
-            } else {
-                Kind::TooManyLines
-            };
             let description = format!(
                 "{} lines is out of bounds; send 1 to {} lines, one for each model that the \
                      response bills",
                 self.lines.len(),
                 bounds::MAX_LINES
             );
-            out.push(Violation::new("lines.lines", description).kind(kind));
+            out.push(Violation::new("lines.lines", description).kind(Kind::TooManyLines));
             return;
         }
         for (n, line) in self.lines.iter().enumerate() {
@@ -245,6 +240,15 @@ impl Event {
             let path = format!("labels[{key:.64}]");
             bounds::required_text(&format!("{path}.key"), key, out);
             bounds::text(&format!("{path}.value"), value, out);
+            if key.starts_with(bounds::RESERVED_LABELS) {
+                out.push(Violation::new(
+                    format!("{path}.key"),
+                    format!(
+                        "keys that begin with {:?} are reserved; send another key",
+                        bounds::RESERVED_LABELS
+                    ),
+                ));
+            }
         }
         if self.labels.windows(2).any(|pair| pair[0].0 == pair[1].0) {
             out.push(Violation::new(

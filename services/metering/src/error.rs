@@ -18,6 +18,9 @@ pub enum Error {
     /// The provider is neither one whose usage is known nor one with a price.
     #[error("unknown provider {0:.64}")]
     UnknownProvider(String),
+    /// The provider is not one whose usage documents are read.
+    #[error("no documents of provider {0:.64} are read")]
+    UnreadProvider(String),
     /// The id stands with another payload.
     #[error("event {0} stands with another payload")]
     Conflict(String),
@@ -39,16 +42,12 @@ impl From<Error> for Failure {
                 Self::new(reason, text.clone()).violation("provider_usage", text)
             }
             Error::UnknownProvider(name) => {
-                let known: Vec<_> = provider::Provider::ALL
-                    .iter()
-                    .map(|provider| provider.as_str())
-                    .collect();
-                let text = format!(
-                    "{name:.64} is no known provider; send one of {}, or set a price for it first",
-                    known.join(", ")
-                );
-                Self::new(ErrorReason::UnknownProvider, format!("provider: {text}"))
-                    .violation("provider", text)
+                let mend = "or set a price for it first";
+                unknown_provider("provider", &name, "is no known provider", mend)
+            }
+            Error::UnreadProvider(name) => {
+                let what = "is no provider whose usage documents are read";
+                unknown_provider("provider_usage.provider", &name, what, "or send lines")
             }
             Error::Conflict(id) => Self::new(
                 ErrorReason::EventConflict,
@@ -68,4 +67,17 @@ impl From<Error> for Failure {
             }
         }
     }
+}
+
+/// Says which providers are known instead of `name`.
+fn unknown_provider(field: &str, name: &str, what: &str, mend: &str) -> Failure {
+    let known: Vec<_> = provider::Provider::ALL
+        .iter()
+        .map(|provider| provider.as_str())
+        .collect();
+    let text = format!(
+        "{name:.64} {what}; send one of {}, {mend}",
+        known.join(", ")
+    );
+    Failure::new(ErrorReason::UnknownProvider, format!("{field}: {text}")).violation(field, text)
 }

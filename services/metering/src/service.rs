@@ -176,10 +176,10 @@ fn canonical_provider(book: &TenantBook, event: &mut Event) -> Result<Option<Pro
 /// Fills in what the provider's documents say. What the caller said itself stands.
 fn fill(event: &mut Event, known: Option<Provider>, usage: &ProviderUsage) -> Result<(), Error> {
     let provider = if usage.provider.is_empty() {
-        known.ok_or_else(|| Error::UnknownProvider(event.provider.clone()))?
+        known.ok_or_else(|| Error::UnreadProvider(event.provider.clone()))?
     } else {
         Provider::parse(&usage.provider)
-            .ok_or_else(|| Error::UnknownProvider(usage.provider.clone()))?
+            .ok_or_else(|| Error::UnreadProvider(usage.provider.clone()))?
     };
     let documents: Vec<&str> = usage.documents.iter().map(String::as_str).collect();
     let Normalized {

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ const RETRY_SOON: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub(crate) struct GuardLayer {
     calls: Arc<Semaphore>,
+    max_calls: usize,
+    draining: Arc<AtomicBool>,
     max_message_bytes: usize,
     /// Distinguishes request ids of one process.
     seed: u64,
@@ -36,14 +38,28 @@ pub(crate) struct GuardLayer {
 
 impl GuardLayer {
     /// Lets `max_calls` calls through at once.
-    pub(crate) fn new(max_calls: usize, max_message_bytes: usize) -> Self {
+    pub(crate) fn new(
+        max_calls: usize,
+        max_message_bytes: usize,
+        draining: Arc<AtomicBool>,
+    ) -> Self {
         use std::hash::{BuildHasher as _, RandomState};
         Self {
             calls: Arc::new(Semaphore::new(max_calls)),
+            max_calls,
+            draining,
             max_message_bytes,
             seed: RandomState::new().hash_one(std::process::id()),
             issued: Arc::default(),
         }
+    }
+
+    /// Resolves when no call is open. Calls that come meanwhile are refused, because those that end
+    /// leave their places to this.
+    pub(crate) async fn drained(&self) {
+        let all = u32::try_from(self.max_calls).unwrap_or(u32::MAX);
+        // Fails only for a closed semaphore, and nothing closes this one.
+        let _ = self.calls.acquire_many(all).await;
     }
 
     /// The caller's request id, or a new one.
@@ -103,7 +119,10 @@ where
         let call = if bounded {
             match Arc::clone(&self.guard.calls).try_acquire_owned() {
                 Ok(call) => Some(call),
-                Err(_) => return Box::pin(std::future::ready(Ok(overloaded(id)))),
+                Err(_) => {
+                    let draining = self.guard.draining.load(Ordering::Relaxed);
+                    return Box::pin(std::future::ready(Ok(refused(id, draining))));
+                }
             }
         } else {
             None
@@ -147,25 +166,31 @@ fn code(response: &Response<Body>) -> Code {
         .map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
 
-fn overloaded(id: HeaderValue) -> Response<Body> {
-    let failure = Failure::new(
-        ErrorReason::Overloaded,
-        "too many calls at once; nothing was changed, retry later",
-    )
-    .retry_after(RETRY_SOON);
+/// The answer to a call that has no place.
+fn refused(id: HeaderValue, draining: bool) -> Response<Body> {
+    let failure = if draining {
+        let text = "the server is shutting down; nothing was changed, connect again";
+        Failure::new(ErrorReason::ShuttingDown, text)
+    } else {
+        let text = "too many calls at once; nothing was changed, retry later";
+        Failure::new(ErrorReason::Overloaded, text).retry_after(RETRY_SOON)
+    };
     let mut response = Status::from(failure).into_http();
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 
-/// tonic refuses a message past the bound with OUT_OF_RANGE and no details. The contract says
-/// RESOURCE_EXHAUSTED with `MESSAGE_TOO_LARGE`, the bound, and the mend.
+/// tonic refuses a message past the bound with OUT_OF_RANGE, or RESOURCE_EXHAUSTED if it was
+/// compressed, and no details. The contract says RESOURCE_EXHAUSTED with `MESSAGE_TOO_LARGE`, the
+/// bound, and the mend.
 fn too_large(response: &Response<Body>, max_message_bytes: usize) -> Option<Response<Body>> {
-    if code(response) != Code::OutOfRange {
-        return None;
-    }
+    let tells = match code(response) {
+        Code::OutOfRange => "message length too large",
+        Code::ResourceExhausted => "Error decompressing: size limit",
+        _ => return None,
+    };
     let status = Status::from_header_map(response.headers())?;
-    if !status.message().contains("message length too large") {
+    if !status.message().contains(tells) {
         return None;
     }
     let failure = Failure::new(

@@ -88,4 +88,15 @@ impl Health {
         self.watch.abort();
         report(&self.reporter, &self.roles, ServingStatus::NotServing).await;
     }
+
+    /// Ends every watch, liveness included: a watch has no end of its own, and the server waits for
+    /// open streams.
+    pub(crate) async fn end(mut self) {
+        for name in ["", LIVENESS] {
+            self.reporter.clear_service_status(name).await;
+        }
+        for role in self.roles {
+            self.reporter.clear_service_status(service(role)).await;
+        }
+    }
 }

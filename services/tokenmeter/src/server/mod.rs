@@ -75,7 +75,12 @@ async fn run(
             draining.store(true, Ordering::Relaxed);
             node.health.stop().await;
             let _ = told.send(());
-            match tokio::time::timeout(config.shutdown_grace, serving).await {
+            let watches_end = async {
+                node.guard.drained().await;
+                node.health.end().await;
+            };
+            let drained = async { tokio::join!(serving, watches_end).0 };
+            match tokio::time::timeout(config.shutdown_grace, drained).await {
                 Ok(ended) => ended,
                 Err(_) => {
                     tracing::warn!("the grace period ended with calls still open");

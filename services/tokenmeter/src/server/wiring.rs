@@ -31,6 +31,7 @@ use crate::config::{Config, ServeRole};
 pub(crate) struct Node {
     pub(crate) router: Router<Stack<IdentityLayer, Stack<GuardLayer, Identity>>>,
     pub(crate) health: Health,
+    pub(crate) guard: GuardLayer,
     pub(crate) ledger: Arc<dyn Ledger>,
 }
 
@@ -49,21 +50,24 @@ pub(crate) async fn build(config: &Config, draining: Arc<AtomicBool>) -> Result<
     let mut routes = RoutesBuilder::default();
     routes.add_service(health_server);
     add_reflection(&mut routes)?;
-    add_services(&mut routes, config, &ledger, draining);
+    add_services(&mut routes, config, &ledger, Arc::clone(&draining));
+    let guard = GuardLayer::new(
+        config.max_concurrent_requests,
+        config.max_message_bytes,
+        draining,
+    );
     let router = Server::builder()
         .timeout(config.request_timeout)
         .max_concurrent_streams(config.max_streams_per_connection)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
         .http2_adaptive_window(Some(true))
-        .layer(GuardLayer::new(
-            config.max_concurrent_requests,
-            config.max_message_bytes,
-        ))
+        .layer(guard.clone())
         .layer(IdentityLayer)
         .add_routes(routes.routes());
     Ok(Node {
         router,
         health,
+        guard,
         ledger,
     })
 }
@@ -82,8 +86,9 @@ async fn ship_prices(ledger: &dyn Ledger) -> Result<(), String> {
     Ok(())
 }
 
-/// Reflection in both versions: grpcurl of old asks for v1alpha.
+/// Reflection in both versions: grpcurl of old asks for v1alpha. Each knows of the other.
 fn add_reflection(routes: &mut RoutesBuilder) -> Result<(), String> {
+    use tonic_reflection::pb::{v1, v1alpha};
     let builder = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -92,8 +97,10 @@ fn add_reflection(routes: &mut RoutesBuilder) -> Result<(), String> {
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let broken = |error: tonic_reflection::server::Error| format!("reflection: {error}");
-    routes.add_service(builder().build_v1().map_err(broken)?);
-    routes.add_service(builder().build_v1alpha().map_err(broken)?);
+    let new = builder().register_encoded_file_descriptor_set(v1alpha::FILE_DESCRIPTOR_SET);
+    routes.add_service(new.build_v1().map_err(broken)?);
+    let old = builder().register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET);
+    routes.add_service(old.build_v1alpha().map_err(broken)?);
     Ok(())
 }
 

@@ -290,14 +290,14 @@ fn malformed() -> Vec<Bad> {
         ),
         bad(
             R::FieldInvalid,
-            "request_time",
-            "",
+            "request_time.nanos",
+            "from 0 to 999999999",
             with(|e| e.request_time = at(1_700_000_000, -1)),
         ),
         bad(
             R::FieldInvalid,
-            "request_time",
-            "",
+            "request_time.seconds",
+            "seconds since",
             with(|e| e.request_time = at(i64::MAX, 0)),
         ),
         bad(

@@ -213,6 +213,11 @@ async fn reflection_answers_in_its_old_version_as_in_its_new_one() {
                 "{names:?}"
             );
         }
+        // Each version tells of both.
+        for version in ["v1", "v1alpha"] {
+            let name = format!("grpc.reflection.{version}.ServerReflection");
+            assert!(names.contains(&name), "{names:?}");
+        }
         assert!(files >= 1, "no file holds UsageEvent");
     }
 }

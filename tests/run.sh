@@ -89,6 +89,13 @@ integration() {
     tests/tools.sh integration
     [[ -d $TOKENMETER_SHARED_DATA ]] ||
         echo "no recorded data at $TOKENMETER_SHARED_DATA: the tests that read it will say so and pass"
+    # The binary with planted faults, set aside before the real one takes its place.
+    step cargo build --locked --profile "$TOKENMETER_PROFILE" --package tokenmeter --bins \
+        --features planted-faults
+    local built=$TOKENMETER_PROFILE
+    [[ $built != dev ]] || built=debug
+    export TOKENMETER_PLANTED_BIN=$scratch/tokenmeter-planted
+    cp "${CARGO_TARGET_DIR:-target}/$built/tokenmeter" "$TOKENMETER_PLANTED_BIN"
     # Built once, before any test starts, so that no test waits for a build.
     step cargo build --locked --profile "$TOKENMETER_PROFILE" --workspace --bins
     tests --test '*'

@@ -373,7 +373,8 @@ fn every_recorded_row_is_normalised_in_the_documented_order_of_keys() {
     }
 }
 
-#[tokio::test]
+// With threads of its own, the client hears that the server ends while the test waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn status_and_errors_are_told_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = with_events(folder.path()).await;

@@ -43,7 +43,8 @@ async fn trace_of_one_record(folder: &Path, start: Start) -> String {
     })
 }
 
-#[tokio::test]
+// With threads of its own, the client hears that the server ends while the test waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_leaves_after_fdatasync_of_the_log_returned() {
     let folder = tempfile::tempdir().unwrap();
     let trace = trace_of_one_record(folder.path(), Start::new(folder.path())).await;
@@ -51,7 +52,8 @@ async fn an_answer_leaves_after_fdatasync_of_the_log_returned() {
     assert_eq!(flushed_before_answer(&trace, MARKER), Ok(Flush::Fdatasync));
 }
 
-#[tokio::test]
+// With threads of its own, the client hears that the server ends while the test waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn planted_faults_are_seen_in_the_trace() {
     let Some(binary) = planted() else { return };
     for fault in ["NoSync", "AnswerWithoutCommit"] {

@@ -125,6 +125,7 @@ impl Database {
             .synchronous(SqliteSynchronous::Full)
             .page_size(8_192)
             .pragma("cache_size", "-65536")
+            .pragma("wal_autocheckpoint", "8192")
             .pragma("journal_size_limit", "67108864")
             .connect()
             .await

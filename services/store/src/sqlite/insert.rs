@@ -11,7 +11,7 @@ use sqlx::{Arguments as _, AssertSqlSafe, Encode, Sqlite, Type};
 
 /// Rows a statement, largest first. SQLite binds at most 32,766 values, so the widest table
 /// (54 columns) takes at most 606 rows.
-const CHUNKS: [usize; 4] = [512, 64, 8, 1];
+const CHUNKS: [usize; 5] = [500, 100, 20, 4, 1];
 
 /// An insert into one table, prepared for every chunk size.
 pub(super) struct Insert {
@@ -37,31 +37,47 @@ impl Insert {
         }
     }
 
-    /// Inserts `rows`; `bind` writes the values of one row. Answers how many rows changed.
-    pub(super) async fn run<T>(
+    /// Binds `rows`; `bind` writes the values of one row.
+    pub(super) fn bind<T>(
         &self,
-        connection: &mut SqliteConnection,
         rows: &[T],
         mut bind: impl FnMut(&T, &mut Row),
-    ) -> Result<u64, sqlx::Error> {
-        let mut changed = 0;
+    ) -> Result<Bound, sqlx::Error> {
+        let mut bound = Vec::new();
         let mut rest = rows;
         for (size, statement) in CHUNKS.iter().zip(&self.statements) {
-            while rest.len() >= *size {
-                let (chunk, after) = rest.split_at(*size);
+            while let Some((chunk, after)) = rest.split_at_checked(*size) {
                 rest = after;
                 let mut row = Row(SqliteArguments::default(), Ok(()));
                 row.0.reserve(size * self.columns, 0);
                 for item in chunk {
                     bind(item, &mut row);
                 }
-                let Row(arguments, bound) = row;
-                bound.map_err(sqlx::Error::Encode)?;
-                changed += sqlx::query_with(AssertSqlSafe(statement.clone()), arguments)
-                    .execute(&mut *connection)
-                    .await?
-                    .rows_affected();
+                let Row(arguments, added) = row;
+                added.map_err(sqlx::Error::Encode)?;
+                bound.push((Arc::clone(statement), arguments));
             }
+        }
+        Ok(Bound(bound))
+    }
+}
+
+/// Statements with their values. Binding is apart from executing so that one can be done while
+/// SQLite's thread is at the other.
+pub(super) struct Bound(Vec<(Arc<str>, SqliteArguments)>);
+
+impl Bound {
+    /// Executes them. Answers how many rows changed.
+    pub(super) async fn execute(
+        self,
+        connection: &mut SqliteConnection,
+    ) -> Result<u64, sqlx::Error> {
+        let mut changed = 0;
+        for (statement, arguments) in self.0 {
+            changed += sqlx::query_with(AssertSqlSafe(statement), arguments)
+                .execute(&mut *connection)
+                .await?
+                .rows_affected();
         }
         Ok(changed)
     }
@@ -77,5 +93,11 @@ impl Row {
             self.1 = self.0.add(value);
         }
         self
+    }
+
+    /// Binds the next column to a text.
+    pub(super) fn text(&mut self, value: &str) -> &mut Self {
+        // One allocation; a `String` or a `&str` takes two.
+        self.push(Arc::<str>::from(value))
     }
 }

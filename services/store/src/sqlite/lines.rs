@@ -85,17 +85,17 @@ pub(super) fn bind(new: &NewLine<'_>, row: &mut Row) {
     let quote = quotes.get(new.index).copied().flatten();
     let first = new.index == 0;
     row.push(new.position)
-        .push(tenant.as_str().to_owned())
-        .push(event.event_id.clone())
+        .text(tenant.as_str())
+        .text(&event.event_id)
         .push(small(new.index))
         .push(small(event.lines.len()))
-        .push("usage")
-        .push(event.user_id.clone())
-        .push(event.team_id.clone())
-        .push(event.session_id.clone())
+        .text("usage")
+        .text(&event.user_id)
+        .text(&event.team_id)
+        .text(&event.session_id)
         .push(event.turn)
-        .push(event.provider.clone())
-        .push(line.model.clone())
+        .text(&event.provider)
+        .text(&line.model)
         .push(event.request_time_us)
         .push(*charge_time_us)
         .push(*recorded_at_us)
@@ -110,7 +110,7 @@ pub(super) fn bind(new: &NewLine<'_>, row: &mut Row) {
     .push(quote.map_or(0, |quote| quote.cache_saving_nano_usd))
     .push(quote.map_or(0, |quote| quote.cache_write_extra_nano_usd))
     .push(quote.map(|quote| quote.price_version))
-    .push(event.status.as_str());
+    .text(event.status.as_str());
     bind_facts(event, row);
 }
 
@@ -146,9 +146,9 @@ fn bind_counts(counts: &TokenCounts, row: &mut Row) {
 fn bind_facts(event: &Event, row: &mut Row) {
     row.push(event.latency_ms)
         .push(event.time_to_first_token_ms)
-        .push(event.service_tier.clone())
-        .push(event.inference_region.clone())
-        .push(event.stop_reason.clone())
+        .text(&event.service_tier)
+        .text(&event.inference_region)
+        .text(&event.stop_reason)
         .push(event.thinking.map(|thinking| thinking.enabled))
         .push(event.thinking.and_then(|thinking| thinking.budget_tokens))
         .push(
@@ -161,7 +161,7 @@ fn bind_facts(event: &Event, row: &mut Row) {
         .push(event.retrieval.map(|retrieval| retrieval.cases_retrieved))
         .push(event.retrieval.and_then(|retrieval| retrieval.succeeded))
         .push(json_unless(&event.labels, event.labels.is_empty()))
-        .push(event.reservation_id.clone());
+        .text(&event.reservation_id);
 }
 
 /// A count of lines, at most 16.

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::SqliteRow;
 use tokenmeter_model::totals::{Totals, bucket};
 
-use super::insert::Insert;
+use super::insert::{Bound, Insert};
 use crate::ledger::Error;
 
 /// Bucket of a lifetime total; no event is old enough to fall into it.
@@ -72,34 +72,20 @@ impl<'a> Batch<'a> {
         *self.0.entry((tenant, scope, subject, bucket)).or_default() += sums;
     }
 
-    /// Adds everything to the ledger's totals.
-    pub(super) async fn write(
-        self,
-        connection: &mut SqliteConnection,
-        upsert: &Insert,
-    ) -> Result<(), sqlx::Error> {
+    /// Binds what adds everything to the ledger's totals.
+    pub(super) fn bind(self, upsert: &Insert) -> Result<Bound, sqlx::Error> {
         let rows: Vec<_> = self.0.into_iter().collect();
-        upsert
-            .run(
-                connection,
-                &rows,
-                |((tenant, scope, subject, bucket), totals), row| {
-                    row.push((*tenant).to_owned())
-                        .push(*scope)
-                        .push(subject.clone().into_owned())
-                        .push(*bucket);
-                    for sum in totals.sums() {
-                        row.push(sum);
-                    }
-                    row.push(totals.updated_at_us);
-                },
-            )
-            .await?;
-        Ok(())
+        upsert.bind(&rows, |((tenant, scope, subject, bucket), totals), row| {
+            row.text(tenant).text(scope).text(subject).push(*bucket);
+            for sum in totals.sums() {
+                row.push(sum);
+            }
+            row.push(totals.updated_at_us);
+        })
     }
 }
 
-/// The upsert of [`Batch::write`].
+/// The upsert of [`Batch::bind`].
 pub(super) fn upsert() -> Insert {
     let mut columns = vec!["tenant_id", "scope", "subject", "bucket"];
     columns.extend(Totals::SUMS);

@@ -12,7 +12,7 @@ use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::insert::Insert;
+use super::insert::{Bound, Insert};
 use super::lines::{self, NewLine};
 use super::totals::{self, Batch, Owner};
 use super::{prices, unavailable};
@@ -180,22 +180,25 @@ impl Writer {
             last += i64::try_from(submission.event.lines.len()).unwrap_or(1);
         }
         let numbered: Vec<_> = submissions.iter().copied().zip(positions).collect();
-        let new = insert_keys(&mut transaction, keys, &numbered).await?;
-
-        let mut rows = Vec::with_capacity(numbered.len());
-        let mut sums = Batch::default();
-        for ((submission, position), new) in numbered.iter().zip(&new) {
-            if matches!(new, Key::New) {
-                add_submission(submission, *position, &mut rows, &mut sums);
-            }
+        // SQLite has a thread of its own: while it takes the keys, the lines are bound as if every
+        // key were free, as nearly all are, and while it writes the lines, the totals are.
+        let (new, prepared) = tokio::join!(insert_keys(&mut transaction, keys, &numbered), async {
+            prepare(lines, numbered.iter())
+        });
+        let new = new?;
+        let free = |key: &Key| matches!(key, Key::New);
+        let (rows, sums) = if new.iter().all(free) {
+            prepared
+        } else {
+            let fresh = numbered.iter().zip(&new).filter(|(_, key)| free(key));
+            prepare(lines, fresh.map(|(one, _)| one))
         }
-        lines
-            .run(&mut transaction, &rows, lines::bind)
-            .await
-            .map_err(unavailable)?;
-        sums.write(&mut transaction, totals)
-            .await
-            .map_err(unavailable)?;
+        .map_err(unavailable)?;
+        let (written, sums) =
+            tokio::join!(rows.execute(&mut transaction), async { sums.bind(totals) });
+        written.map_err(unavailable)?;
+        let sums = sums.map_err(unavailable)?;
+        sums.execute(&mut transaction).await.map_err(unavailable)?;
         set_last_position(&mut transaction, last).await?;
 
         let mut outcomes = Vec::with_capacity(numbered.len());
@@ -282,6 +285,19 @@ fn gather(first: Batched, jobs: &mut mpsc::Receiver<Job>) -> (Vec<Batched>, Opti
     (group, None)
 }
 
+/// Binds the lines of these submissions and adds up what they add to totals.
+fn prepare<'a>(
+    lines: &Insert,
+    numbered: impl Iterator<Item = &'a (&'a Submission, i64)>,
+) -> Result<(Bound, Batch<'a>), sqlx::Error> {
+    let mut rows = Vec::new();
+    let mut sums = Batch::default();
+    for (submission, position) in numbered {
+        add_submission(submission, *position, &mut rows, &mut sums);
+    }
+    Ok((lines.bind(&rows, lines::bind)?, sums))
+}
+
 fn add_submission<'a>(
     submission: &'a Submission,
     position: i64,
@@ -322,15 +338,15 @@ async fn insert_keys(
     insert: &Insert,
     numbered: &[(&Submission, i64)],
 ) -> Result<Vec<Key>, Error> {
-    let taken = insert
-        .run(connection, numbered, |(submission, position), row| {
-            row.push(submission.tenant.as_str().to_owned())
-                .push(submission.event.event_id.clone())
+    let bound = insert
+        .bind(numbered, |(submission, position), row| {
+            row.text(submission.tenant.as_str())
+                .text(&submission.event.event_id)
                 .push(submission.fingerprint.to_vec())
                 .push(*position);
         })
-        .await
         .map_err(unavailable)?;
+    let taken = bound.execute(connection).await.map_err(unavailable)?;
     if usize::try_from(taken) == Ok(numbered.len()) {
         return Ok(numbered.iter().map(|_| Key::New).collect());
     }
@@ -473,7 +489,8 @@ async fn adjust_one(
         },
         &sums,
     );
-    batch.write(connection, totals).await.map_err(unavailable)?;
+    let sums = batch.bind(totals).map_err(unavailable)?;
+    sums.execute(connection).await.map_err(unavailable)?;
     Ok(true)
 }
 

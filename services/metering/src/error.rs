@@ -22,8 +22,13 @@ pub enum Error {
     #[error("no documents of provider {0:.64} are read")]
     UnreadProvider(String),
     /// The id stands with another payload.
-    #[error("event {0} stands with another payload")]
-    Conflict(String),
+    #[error("event {event_id} stands with another payload")]
+    Conflict {
+        /// The id.
+        event_id: String,
+        /// The fields in which the payloads differ.
+        differing: Vec<&'static str>,
+    },
     /// The ledger could not answer.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
@@ -46,12 +51,16 @@ impl From<Error> for Failure {
                 let what = "is no provider whose usage documents are read";
                 unknown_provider("provider_usage.provider", &name, what, "or send lines")
             }
-            Error::Conflict(id) => Self::new(
+            Error::Conflict {
+                event_id,
+                differing,
+            } => Self::new(
                 ErrorReason::EventConflict,
                 "event_id stands with another payload; send the event as it was first sent, or \
                  give this one an id of its own",
             )
-            .resource("usage_event", id),
+            .resource("usage_event", event_id)
+            .metadata("differing_fields", differing.join(",")),
             Error::Ledger(error) => {
                 // The text is for the log; callers are told the kind of fault.
                 tracing::error!(%error, "recording");

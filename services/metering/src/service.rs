@@ -120,7 +120,10 @@ fn stand(submission: &Submission, outcome: ledger::Outcome) -> Result<Recorded, 
             charge_time_us: first.charge_time_us,
             recorded_at_us: first.recorded_at_us,
         }),
-        ledger::Outcome::Conflict => Err(Error::Conflict(submission.event.event_id.clone())),
+        ledger::Outcome::Conflict(standing) => Err(Error::Conflict {
+            differing: submission.event.differing_fields(&standing.event),
+            event_id: standing.event.event_id,
+        }),
     }
 }
 

@@ -129,7 +129,7 @@ impl TokenCounts {
         let parts = [
             ("reasoning", self.reasoning, "output", self.output),
             (
-                "input_audio + input_image",
+                "input_image",
                 self.input_audio + self.input_image,
                 "input",
                 self.input,
@@ -142,12 +142,14 @@ impl TokenCounts {
                 self.cache_read,
             ),
             (
-                "output_audio + output_image",
+                "output_image",
                 self.output_audio + self.output_image,
                 "output",
                 self.output,
             ),
         ];
+        // Audio and image exclude each other, so their sum is held against the whole and named by
+        // its last part.
         for (part, part_tokens, whole, whole_tokens) in parts {
             if part_tokens > whole_tokens {
                 out.push(Violation::new(

@@ -62,8 +62,8 @@ pub enum Outcome {
     },
     /// It stood there before with the same payload; this is how it was first recorded (R2).
     Duplicate(Box<Recorded>),
-    /// Its id stands there with another payload; nothing changed.
-    Conflict,
+    /// Its id stands there with another payload, this one; nothing changed.
+    Conflict(Box<Recorded>),
 }
 
 /// Whose totals.

@@ -208,6 +208,45 @@ impl Event {
         out
     }
 
+    /// Names of the fields, as in the contract, in which another payload differs.
+    pub fn differing_fields(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("user_id", self.user_id != other.user_id),
+            ("team_id", self.team_id != other.team_id),
+            ("session_id", self.session_id != other.session_id),
+            ("turn", self.turn != other.turn),
+            ("provider", self.provider != other.provider),
+            (
+                "request_time",
+                self.request_time_us != other.request_time_us,
+            ),
+            (
+                "reservation_id",
+                self.reservation_id != other.reservation_id,
+            ),
+            ("lines", self.lines != other.lines),
+            ("status", self.status != other.status),
+            ("latency_ms", self.latency_ms != other.latency_ms),
+            (
+                "time_to_first_token_ms",
+                self.time_to_first_token_ms != other.time_to_first_token_ms,
+            ),
+            ("labels", self.labels != other.labels),
+            ("thinking", self.thinking != other.thinking),
+            ("service_tier", self.service_tier != other.service_tier),
+            (
+                "inference_region",
+                self.inference_region != other.inference_region,
+            ),
+            ("stop_reason", self.stop_reason != other.stop_reason),
+            ("message", self.message != other.message),
+            ("retrieval", self.retrieval != other.retrieval),
+        ]
+        .into_iter()
+        .filter_map(|(field, differs)| differs.then_some(field))
+        .collect()
+    }
+
     fn check_lines(&self, out: &mut Vec<Violation>) {
         if self.lines.is_empty() || self.lines.len() > bounds::MAX_LINES {
             let description = format!(

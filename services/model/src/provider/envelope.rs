@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::tier::ServiceTier;
+
 use super::json::{Node, is_word};
 use super::{Error, Provider, Response};
 use crate::bounds;
@@ -261,6 +263,10 @@ impl<'a> Facts<'a> {
             facts.read_stop(root);
         }
         facts.response_id = facts.response_id.or(step_id);
+        let standard = |word: &String| ServiceTier::from_provider(word) == ServiceTier::Standard;
+        if roots.iter().any(is_batch_row) && facts.service_tier.as_ref().is_none_or(standard) {
+            facts.service_tier = Some(ServiceTier::Batch.as_str().to_owned());
+        }
         if facts.inference_region.is_none() && response.provider == Provider::VertexAi {
             facts.inference_region = location(response.api);
         }
@@ -327,6 +333,15 @@ impl<'a> Facts<'a> {
             }
         }
     }
+}
+
+/// A row of a batch's output file: OpenAI's holds the answer under `response.body`
+/// (<https://platform.openai.com/docs/guides/batch>), Gemini's has a `key` beside the `response`
+/// (<https://ai.google.dev/gemini-api/docs/batch-api>). Neither says the tier that it was billed at.
+/// Anthropic's rows say `batch` themselves.
+fn is_batch_row(root: &Node<'_>) -> bool {
+    root.peek("response")
+        .is_some_and(|response| response.peek("body").is_some() || root.map.contains_key("key"))
 }
 
 /// The tier as served. Anthropic's `speed: fast` is a dearer mode of the standard tier

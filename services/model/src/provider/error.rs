@@ -108,6 +108,14 @@ pub enum Error {
         /// What is wrong with it.
         problem: Problem,
     },
+    /// A line is out of its bounds.
+    #[error("{path}: {description}")]
+    OutOfBounds {
+        /// Path of the field in the lines.
+        path: String,
+        /// What is wrong, the bound, and the mend.
+        description: String,
+    },
     /// Parts add up to more than the count that includes them.
     #[error(
         "{path}: {what} would be {whole} - {parts}, a negative number; correct the document or report the counts as lines"
@@ -154,6 +162,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same error; a place that has no path of its own is the whole document.
+    pub(super) fn placed(mut self) -> Self {
+        if let Self::UnknownShape { path }
+        | Self::MixedShapes { path }
+        | Self::NegativeRemainder { path, .. }
+        | Self::Contradiction { path, .. } = &mut self
+            && path.is_empty()
+        {
+            "the document".clone_into(path);
+        }
+        self
+    }
+
     /// The name of the reason in the contract; one of [`REASONS`].
     pub fn reason(&self) -> &'static str {
         match self {
@@ -161,7 +182,7 @@ impl Error {
             Self::TooLarge { .. } | Self::TooManyDocuments { .. } => "USAGE_TOO_LARGE",
             Self::UsageMissing | Self::CountMissing { .. } => "USAGE_MISSING",
             Self::UnknownShape { .. } | Self::MixedShapes { .. } => "USAGE_SHAPE_UNKNOWN",
-            Self::InvalidCount { .. } => "USAGE_COUNT_INVALID",
+            Self::InvalidCount { .. } | Self::OutOfBounds { .. } => "USAGE_COUNT_INVALID",
             Self::NegativeRemainder { .. } => "USAGE_NEGATIVE_REMAINDER",
             Self::Contradiction { .. } => "USAGE_CONTRADICTORY",
             Self::ModelMissing | Self::ModelTooLong { .. } => "MODEL_MISSING",

@@ -173,7 +173,14 @@ struct Context<'a> {
 }
 
 /// Turns a provider's usage into disjoint counts.
+///
+/// # Errors
+/// Why the documents do not add up to usage; nothing is clamped or guessed.
 pub fn normalize(response: &Response<'_>) -> Result<Normalized, Error> {
+    read(response).map_err(Error::placed)
+}
+
+fn read(response: &Response<'_>) -> Result<Normalized, Error> {
     let count = response.documents.len();
     let max = if response.streamed {
         bounds::MAX_STREAM_DOCUMENTS
@@ -280,9 +287,9 @@ fn check(lines: &[Line]) -> Result<(), Error> {
         line.check(&format!("lines[{i}]"), &mut violations);
     }
     match violations.into_iter().next() {
-        Some(violation) => Err(Error::InvalidCount {
+        Some(violation) => Err(Error::OutOfBounds {
             path: violation.field,
-            problem: Problem::TooLarge,
+            description: violation.description,
         }),
         None => Ok(()),
     }

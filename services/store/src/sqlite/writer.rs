@@ -222,14 +222,13 @@ impl Writer {
                 Key::New => Outcome::Recorded {
                     position: *position,
                 },
-                Key::Stands {
-                    position,
-                    same: true,
-                } => {
-                    let recorded = first_record(&mut transaction, submission, position).await?;
-                    Outcome::Duplicate(Box::new(recorded))
+                Key::Stands { position, same } => {
+                    let first = first_record(&mut transaction, submission, position).await?;
+                    match same {
+                        true => Outcome::Duplicate(Box::new(first)),
+                        false => Outcome::Conflict(Box::new(first)),
+                    }
                 }
-                Key::Stands { same: false, .. } => Outcome::Conflict,
             });
         }
         if is_planted(Planted::AnswerWithoutCommit) {

@@ -118,10 +118,13 @@ pub async fn exactly_once(ledger: &dyn Ledger) {
         100,
         T0,
     );
-    assert_eq!(
-        record(ledger, vec![conflict.clone()]).await,
-        [Outcome::Conflict]
-    );
+    match &record(ledger, vec![conflict.clone()]).await[..] {
+        [Outcome::Conflict(was)] => {
+            assert_eq!(was.event, first.event);
+            assert_eq!(was.event.differing_fields(&conflict.event), ["turn"]);
+        }
+        other => panic!("{other:?}"),
+    }
     assert_eq!(user_totals(ledger, "a", "u").await, before);
 
     // The same id several times in one batch: the first stands.
@@ -143,7 +146,7 @@ pub async fn exactly_once(ledger: &dyn Ledger) {
                 Outcome::Recorded { .. },
                 Outcome::Duplicate(_),
                 Outcome::Duplicate(_),
-                Outcome::Conflict
+                Outcome::Conflict(_)
             ]
         ),
         "{outcomes:?}"

@@ -1,5 +1,6 @@
 //! What people see: tables, exact amounts, grouped digits.
 
+use std::borrow::Cow;
 use std::io::{self, Write as _};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
@@ -12,7 +13,7 @@ use super::error::Error;
 /// Prints one line to standard output.
 pub(crate) fn line(text: &str) -> Result<(), Error> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
+    writeln!(out, "{}", printable(text))?;
     Ok(())
 }
 
@@ -25,7 +26,16 @@ pub(crate) fn json<T: serde::Serialize>(value: &T) -> Result<(), Error> {
 
 /// Prints one line to standard error; that it may fail concerns nobody.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", printable(text));
+}
+
+/// The text without control characters, which ids and models may hold and a terminal may obey.
+fn printable(text: &str) -> Cow<'_, str> {
+    let harmful = |c: char| c.is_control() && c != '\n' && c != '\t';
+    match text.contains(harmful) {
+        true => text.replace(harmful, "\u{fffd}").into(),
+        false => text.into(),
+    }
 }
 
 /// A table with these headings; those that begin with `#` head a column of numbers.

@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) health: Health,
     pub(crate) guard: GuardLayer,
     pub(crate) ledger: Arc<dyn Ledger>,
+    /// Held as long as the process serves: see [`lock`].
+    pub(crate) _alone: std::fs::File,
 }
 
 /// Opens the ports and puts the services on them.
@@ -40,6 +42,7 @@ pub(crate) struct Node {
 /// # Errors
 /// Why a port could not be opened.
 pub(crate) async fn build(config: &Config, draining: Arc<AtomicBool>) -> Result<Node, String> {
+    let alone = lock(&config.ledger)?;
     let ledger: Arc<dyn Ledger> = Arc::new(
         Sqlite::open(&config.ledger)
             .await
@@ -69,7 +72,28 @@ pub(crate) async fn build(config: &Config, draining: Arc<AtomicBool>) -> Result<
         health,
         guard,
         ledger,
+        _alone: alone,
     })
+}
+
+/// Makes sure that no other process serves this file. Counters and feed are in memory, so a second
+/// node would not know of the first one's. The system lets go of the lock however the process ends.
+fn lock(ledger: &std::path::Path) -> Result<std::fs::File, String> {
+    let mut path = ledger.as_os_str().to_owned();
+    path.push(".lock");
+    if let Some(folder) = ledger.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| format!("ledger: {error}"))?;
+    }
+    let file = std::fs::File::create(&path).map_err(|error| format!("ledger: {error}"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(format!(
+            "ledger: {} is served by another process; sqlite: and memory: are for one node, give \
+             this one a file of its own",
+            ledger.display()
+        )),
+        Err(std::fs::TryLockError::Error(error)) => Err(format!("ledger: lock: {error}")),
+    }
 }
 
 /// The prices that ship with this version; those that stand already keep their versions.

@@ -7,12 +7,14 @@ use tokenmeter_api::v1::analytics_service_server::AnalyticsService;
 use tokenmeter_identity::Caller;
 use tokenmeter_model::bounds::Violation;
 use tokenmeter_model::totals::Totals;
-use tokenmeter_store::ledger::{EventQuery, Latency, ModelTotals, Range, ServiceQuery};
+use tokenmeter_store::ledger::{self, EventQuery, Latency, ModelTotals, Range, ServiceQuery};
 use tonic::{Request, Response, Status};
 
 use crate::error::Error;
 use crate::service::{Analytics, Interval};
 
+/// Most statuses that filter a list: there are no more.
+const MAX_STATUSES: usize = 3;
 /// Most models in one answer.
 const MAX_MODELS: usize = 1_000;
 
@@ -118,7 +120,9 @@ impl AnalyticsService for Grpc {
         let usage = self.analytics.service_usage(&caller, &query).await?;
         let mut totals = Totals::default();
         for model in &usage.models {
-            totals += &model.totals;
+            totals = totals.checked_add(&model.totals).ok_or_else(|| {
+                Error::Ledger(ledger::Error::OutOfRange("the sum over all models".into()))
+            })?;
         }
         let latency_of = |of: &tokenmeter_store::ledger::Latencies, model: &v1::ModelUsage| {
             of.models
@@ -183,6 +187,13 @@ fn from_interval(interval: Interval) -> v1::Interval {
 }
 
 fn event_query(asked: v1::ListUsageEventsRequest) -> Result<EventQuery, Error> {
+    if asked.statuses.len() > MAX_STATUSES {
+        let text = format!(
+            "{} statuses is too many; send each of EventStatus at most once",
+            asked.statuses.len()
+        );
+        return Err(Violation::new("statuses", text).into());
+    }
     let statuses = (0..)
         .zip(&asked.statuses)
         .map(|(n, number): (usize, _)| event::status_filter(&format!("statuses[{n}]"), *number))

@@ -127,6 +127,7 @@ impl From<Vec<Violation>> for Failure {
 
 impl From<Failure> for v1::ItemError {
     fn from(failure: Failure) -> Self {
+        let failure = failure.bounded();
         let retryable = matches!(failure.code, Code::Unavailable | Code::ResourceExhausted);
         let millis = |delay: Duration| i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
         Self {
@@ -143,8 +144,48 @@ impl From<Failure> for v1::ItemError {
     }
 }
 
+/// Most fields named in one answer, and most bytes of a text in it. A status travels in HTTP/2
+/// headers, of which common clients read 8 to 16 KiB, all the rest of the answer included.
+const MAX_VIOLATIONS: usize = 8;
+const MAX_FIELD_BYTES: usize = 96;
+const MAX_DESCRIPTION_BYTES: usize = 256;
+const MAX_MESSAGE_BYTES: usize = 512;
+
+/// At most `max` bytes of a text, cut between characters.
+fn cut(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        let end = (0..=max)
+            .rev()
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or_default();
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+impl Failure {
+    /// The same failure, small enough to travel: the first fields, and texts of bounded length.
+    /// `violations_omitted` in the metadata says how many fields are left out.
+    fn bounded(mut self) -> Self {
+        let omitted = self.violations.len().saturating_sub(MAX_VIOLATIONS);
+        if omitted > 0 {
+            self.violations.truncate(MAX_VIOLATIONS);
+            self.metadata
+                .insert("violations_omitted".to_owned(), omitted.to_string());
+        }
+        self.message = cut(self.message, MAX_MESSAGE_BYTES);
+        for (field, description) in &mut self.violations {
+            *field = cut(std::mem::take(field), MAX_FIELD_BYTES);
+            *description = cut(std::mem::take(description), MAX_DESCRIPTION_BYTES);
+        }
+        self
+    }
+}
+
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
+        let failure = failure.bounded();
         let mut details = ErrorDetails::new();
         details.set_error_info(name_of(failure.reason), DOMAIN, failure.metadata);
         if !failure.violations.is_empty() {
@@ -242,6 +283,7 @@ pub fn code_of(reason: ErrorReason) -> Code {
             Code::ResourceExhausted
         }
         R::NotYetImplemented => Code::Unimplemented,
+        R::TimedOut => Code::DeadlineExceeded,
         R::Unspecified | R::Internal => Code::Internal,
         R::Unauthenticated => Code::Unauthenticated,
         R::PermissionDenied => Code::PermissionDenied,

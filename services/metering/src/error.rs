@@ -24,9 +24,6 @@ pub enum Error {
     /// The id stands with another payload.
     #[error("event {0} stands with another payload")]
     Conflict(String),
-    /// The cost is past what a line may cost.
-    #[error("the cost of line {0} is out of bounds")]
-    CostOutOfRange(usize),
     /// The ledger could not answer.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
@@ -55,11 +52,6 @@ impl From<Error> for Failure {
                  give this one an id of its own",
             )
             .resource("usage_event", id),
-            Error::CostOutOfRange(n) => {
-                let text = "the line's cost is above 100,000 USD; check its counts and its price";
-                Self::new(ErrorReason::CostOutOfRange, text)
-                    .violation(format!("lines.lines[{n}]"), text)
-            }
             Error::Ledger(error) => {
                 // The text is for the log; callers are told the kind of fault.
                 tracing::error!(%error, "recording");

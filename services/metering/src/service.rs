@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokenmeter_identity::Caller;
 use tokenmeter_model::bounds::{MAX_BATCH_EVENTS, Violation};
 use tokenmeter_model::event::{Draft, Event, ProviderUsage, Usage};
-use tokenmeter_model::price::{Quote, Reason, quote};
+use tokenmeter_model::price::{Quote, quote};
 use tokenmeter_model::provider::{self, Normalized, Provider, Response};
 use tokenmeter_model::tier::ServiceTier;
 use tokenmeter_store::books::{Books, TenantBook};
@@ -149,7 +149,7 @@ fn prepare(
     Ok(Submission {
         tenant: caller.tenant.clone(),
         fingerprint: event.fingerprint(),
-        quotes: quotes(book, &event, charge_time_us)?,
+        quotes: quotes(book, &event, charge_time_us),
         event,
         charge_time_us,
         recorded_at_us: now_us,
@@ -211,28 +211,17 @@ fn fill(event: &mut Event, known: Option<Provider>, usage: &ProviderUsage) -> Re
     Ok(())
 }
 
-/// Prices every line at its charge time; a line without a price is unpriced, never free (R16).
-fn quotes(
-    book: &TenantBook,
-    event: &Event,
-    charge_time_us: i64,
-) -> Result<Vec<Option<Quote>>, Error> {
+/// Prices every line at its charge time. A line without a price, or whose cost is out of bounds, is
+/// unpriced, never free (R16), and never a reason to refuse: the price book may have changed since
+/// the event was first recorded, and a retry must find its first answer.
+fn quotes(book: &TenantBook, event: &Event, charge_time_us: i64) -> Vec<Option<Quote>> {
     let tier = ServiceTier::served(&event.provider, &event.service_tier);
     event
         .lines
         .iter()
-        .enumerate()
-        .map(|(n, line)| {
-            let Some(price) = book.find(&event.provider, &line.model, charge_time_us) else {
-                return Ok(None);
-            };
-            match quote(price, line, tier) {
-                Ok(quote) => Ok(Some(quote)),
-                Err(unpriced) if unpriced.reason == Reason::TooLarge => {
-                    Err(Error::CostOutOfRange(n))
-                }
-                Err(_) => Ok(None),
-            }
+        .map(|line| {
+            let price = book.find(&event.provider, &line.model, charge_time_us)?;
+            quote(price, line, tier).ok()
         })
         .collect()
 }

@@ -31,10 +31,13 @@ macro_rules! totals {
             }
         }
 
-        impl std::ops::AddAssign<&Totals> for Totals {
-            fn add_assign(&mut self, other: &Totals) {
-                $(self.$name = self.$name.saturating_add(other.$name);)+
-                self.updated_at_us = self.updated_at_us.max(other.updated_at_us);
+        impl Totals {
+            /// The exact sum; none when a figure would pass 64 bits.
+            pub fn checked_add(&self, other: &Totals) -> Option<Totals> {
+                Some(Totals {
+                    $($name: self.$name.checked_add(other.$name)?,)+
+                    updated_at_us: self.updated_at_us.max(other.updated_at_us),
+                })
             }
         }
     };

@@ -87,10 +87,14 @@ impl Price {
     /// Checks every bound of the price. `field` is its path in the contract.
     pub fn check(&self, field: &str, out: &mut Vec<Violation>) {
         bounds::required_text(&format!("{field}.provider"), &self.provider, out);
+        if self.provider.contains('/') {
+            let text = "has a '/', which parts provider from model; send the provider's name alone";
+            out.push(Violation::new(format!("{field}.provider"), text));
+        }
         bounds::required_text(&format!("{field}.model"), &self.model, out);
         bounds::text(&format!("{field}.source"), &self.source, out);
         bounds::range(
-            &format!("{field}.effective_from_us"),
+            &format!("{field}.effective_from"),
             self.effective_from_us,
             bounds::MIN_TIME_US,
             MAX_EFFECTIVE_US,

@@ -36,7 +36,11 @@ pub(super) struct Owner<'a> {
 /// What a batch adds to each total. Ordered by key, so that upserts walk the tree once and any
 /// two batches take rows in the same order.
 #[derive(Default)]
-pub(super) struct Batch<'a>(BTreeMap<Key<'a>, Totals>);
+pub(super) struct Batch<'a> {
+    sums: BTreeMap<Key<'a>, Totals>,
+    /// Whether a sum passed 64 bits, which the bounds of counts and costs keep a batch from.
+    overflow: bool,
+}
 
 type Key<'a> = (&'a str, &'static str, Cow<'a, str>, i64);
 
@@ -69,19 +73,33 @@ impl<'a> Batch<'a> {
         bucket: i64,
         sums: &Totals,
     ) {
-        *self.0.entry((tenant, scope, subject, bucket)).or_default() += sums;
+        let total = self
+            .sums
+            .entry((tenant, scope, subject, bucket))
+            .or_default();
+        match total.checked_add(sums) {
+            Some(sum) => *total = sum,
+            None => self.overflow = true,
+        }
     }
 
     /// Binds what adds everything to the ledger's totals.
-    pub(super) fn bind(self, upsert: &Insert) -> Result<Bound, sqlx::Error> {
-        let rows: Vec<_> = self.0.into_iter().collect();
-        upsert.bind(&rows, |((tenant, scope, subject, bucket), totals), row| {
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when a sum passes 64 bits.
+    pub(super) fn bind(self, upsert: &Insert) -> Result<Bound, Error> {
+        if self.overflow {
+            return Err(Error::OutOfRange("a batch's sum passes 64 bits".into()));
+        }
+        let rows: Vec<_> = self.sums.into_iter().collect();
+        let bound = upsert.bind(&rows, |((tenant, scope, subject, bucket), totals), row| {
             row.text(tenant).text(scope).text(subject).push(*bucket);
             for sum in totals.sums() {
                 row.push(sum);
             }
             row.push(totals.updated_at_us);
-        })
+        });
+        bound.map_err(super::unavailable)
     }
 }
 

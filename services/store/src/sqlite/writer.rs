@@ -129,22 +129,10 @@ impl Writer {
     /// Records a group and answers each call in it.
     async fn record(&mut self, group: Vec<Batched>) {
         let submissions: Vec<&Submission> = group.iter().flat_map(|one| one.batch.iter()).collect();
-        let outcomes = match self.write(&submissions).await {
-            Ok(outcomes) => Ok(outcomes.into_iter().map(Ok).collect::<Vec<_>>()),
-            // One submission does not fit: record each alone, so that the others stand.
-            Err(Error::OutOfRange(_)) if submissions.len() > 1 => {
-                let mut outcomes = Vec::with_capacity(submissions.len());
-                for submission in &submissions {
-                    let outcome = self.write(&[submission]).await;
-                    outcomes.push(outcome.and_then(|mut one| {
-                        one.pop().ok_or_else(|| Error::Corrupt("no outcome".into()))
-                    }));
-                }
-                Ok(outcomes)
-            }
-            Err(Error::OutOfRange(text)) => Ok(vec![Err(Error::OutOfRange(text))]),
-            Err(error) => Err(error.to_string()),
-        };
+        let outcomes = self
+            .write_parts(&submissions)
+            .await
+            .map_err(|error| error.to_string());
         let mut outcomes = outcomes.map(Vec::into_iter);
         for Batched {
             batch,
@@ -160,6 +148,30 @@ impl Writer {
             let _ = reply.send(answer);
             drop(queued);
         }
+    }
+
+    /// Records what fits: a part that does not fit is halved until what does not fit is alone, so
+    /// that the others stand.
+    async fn write_parts(&mut self, submissions: &[&Submission]) -> Outcomes {
+        let mut outcomes = Vec::with_capacity(submissions.len());
+        let mut parts = vec![submissions];
+        while let Some(part) = parts.pop() {
+            match self.write(part).await {
+                Ok(written) => outcomes.extend(written.into_iter().map(Ok)),
+                Err(Error::OutOfRange(_)) if part.len() > 1 => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+                Err(error @ Error::OutOfRange(_)) => outcomes.push(Err(error)),
+                Err(error) if part.len() == submissions.len() => return Err(error),
+                // Parts before this one stand.
+                Err(error) => outcomes.extend(
+                    part.iter()
+                        .map(|_| Err(Error::Unavailable(error.to_string()))),
+                ),
+            }
+        }
+        Ok(outcomes)
     }
 
     /// One transaction: keys, lines, totals, position. Nothing is acknowledged before its commit.
@@ -198,7 +210,7 @@ impl Writer {
         let (written, sums) =
             tokio::join!(rows.execute(&mut transaction), async { sums.bind(totals) });
         written.map_err(unavailable)?;
-        let sums = sums.map_err(unavailable)?;
+        let sums = sums?;
         if !is_planted(Planted::SkipTotals) {
             sums.execute(&mut transaction).await.map_err(unavailable)?;
         }
@@ -495,7 +507,7 @@ async fn adjust_one(
         },
         &sums,
     );
-    let sums = batch.bind(totals).map_err(unavailable)?;
+    let sums = batch.bind(totals)?;
     sums.execute(connection).await.map_err(unavailable)?;
     Ok(true)
 }

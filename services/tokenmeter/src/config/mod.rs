@@ -167,7 +167,7 @@ pub(crate) fn run(command: ConfigCommand) -> Result<(), String> {
         ConfigCommand::Print(args) => (args, true),
         ConfigCommand::Check(args) => (args, false),
     };
-    let raw = Raw::gather(&args, |name| std::env::var(name).ok()).map_err(|e| e.join("\n"))?;
+    let raw = Raw::gather(&args, |name| std::env::var(name).ok());
     if print {
         print!("{}", raw.to_file());
     }

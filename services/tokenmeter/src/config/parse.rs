@@ -61,7 +61,7 @@ impl Config {
     pub(crate) fn read(raw: &Raw) -> Result<Self, Vec<String>> {
         let mut from = Reader {
             raw,
-            errors: Vec::new(),
+            errors: raw.errors.clone(),
         };
         let listen = listen(&mut from);
         memory_only(&mut from, "counters");
@@ -167,7 +167,7 @@ mod tests {
             .iter()
             .map(|(key, value)| (*key, (*value).to_owned()))
             .collect();
-        let raw = Raw::gather(&ServeArgs { file: None, flags }, |_| None).unwrap();
+        let raw = Raw::gather(&ServeArgs { file: None, flags }, |_| None);
         Config::read(&raw)
     }
 

@@ -88,26 +88,22 @@ impl FromArgMatches for ServeArgs {
 
 /// The value of every setting as text, with where it comes from.
 #[derive(Debug, Clone)]
-pub(crate) struct Raw(BTreeMap<&'static str, (String, String)>);
+pub(crate) struct Raw {
+    values: BTreeMap<&'static str, (String, String)>,
+    /// What is wrong with the file, a line each.
+    pub(super) errors: Vec<String>,
+}
 
 impl Raw {
     /// Gathers every value; `env` looks up an environment variable. Variables of other names are
-    /// left alone: Kubernetes sets some of its own for a service named tokenmeter.
-    ///
-    /// # Errors
-    /// What is wrong with the file, a line each.
-    pub(crate) fn gather(
-        args: &ServeArgs,
-        env: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, Vec<String>> {
+    /// left alone: Kubernetes sets some of its own for a service named tokenmeter. What is wrong
+    /// with the file is told when the values are checked, together with what is wrong with them.
+    pub(crate) fn gather(args: &ServeArgs, env: impl Fn(&str) -> Option<String>) -> Self {
         let file = args
             .file
             .clone()
             .or_else(|| env("TOKENMETER_CONFIG").map(PathBuf::from));
-        let mut from_file = match &file {
-            Some(path) => read_file(path)?,
-            None => BTreeMap::new(),
-        };
+        let (mut from_file, mut errors) = file.map(|path| read_file(&path)).unwrap_or_default();
         let mut values = BTreeMap::new();
         for Setting { key, default, .. } in SETTINGS {
             let in_file = from_file
@@ -122,24 +118,19 @@ impl Raw {
                 .unwrap_or_else(|| ((*default).to_owned(), "default".to_owned()));
             values.insert(*key, value);
         }
-        if from_file.is_empty() {
-            return Ok(Self(values));
-        }
         let known: Vec<_> = SETTINGS.iter().map(|setting| setting.key).collect();
-        Err(from_file
-            .keys()
-            .map(|key| {
-                format!(
-                    "{key}: is no setting; the settings are {}",
-                    known.join(", ")
-                )
-            })
-            .collect())
+        errors.extend(from_file.keys().map(|key| {
+            format!(
+                "{key}: is no setting; the settings are {}",
+                known.join(", ")
+            )
+        }));
+        Self { values, errors }
     }
 
     /// The text of a setting and where it comes from.
     pub(super) fn get(&self, key: &str) -> (&str, &str) {
-        self.0
+        self.values
             .get(key)
             .map_or(("", "default"), |(value, from)| (value, from))
     }
@@ -169,16 +160,22 @@ fn quoted(value: &str) -> String {
     toml::Value::String(value.to_owned()).to_string()
 }
 
-fn read_file(path: &std::path::Path) -> Result<BTreeMap<String, String>, Vec<String>> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| vec![format!("config file {}: {error}", path.display())])?;
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        vec![format!(
-            "config file {}: {}",
-            path.display(),
-            error.message()
-        )]
-    })?;
+/// The values of a file as texts, and what is wrong with it.
+fn read_file(path: &std::path::Path) -> (BTreeMap<String, String>, Vec<String>) {
+    let unreadable = |why: &str| {
+        (
+            BTreeMap::new(),
+            vec![format!("config file {}: {why}", path.display())],
+        )
+    };
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => return unreadable(&error.to_string()),
+    };
+    let table: toml::Table = match text.parse() {
+        Ok(table) => table,
+        Err(error) => return unreadable(toml::de::Error::message(&error)),
+    };
     let mut errors = Vec::new();
     let mut values = BTreeMap::new();
     for (key, value) in table {
@@ -195,11 +192,7 @@ fn read_file(path: &std::path::Path) -> Result<BTreeMap<String, String>, Vec<Str
             )),
         }
     }
-    if errors.is_empty() {
-        Ok(values)
-    } else {
-        Err(errors)
-    }
+    (values, errors)
 }
 
 #[cfg(test)]
@@ -225,7 +218,7 @@ mod tests {
         let env = |name: &str| {
             matches!(name, "TOKENMETER_LISTEN" | "TOKENMETER_LEDGER").then(|| "env".to_owned())
         };
-        let raw = Raw::gather(&args(&[("listen", "flag")], Some(file)), env).unwrap();
+        let raw = Raw::gather(&args(&[("listen", "flag")], Some(file)), env);
         assert_eq!(raw.get("listen"), ("flag", "--listen"));
         assert_eq!(raw.get("ledger"), ("env", "TOKENMETER_LEDGER"));
         assert_eq!(raw.get("roles"), ("a,b", "file"));
@@ -236,9 +229,9 @@ mod tests {
     fn what_is_printed_reads_back_to_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("t.toml");
-        let raw = Raw::gather(&args(&[("log", "a=\"b\"")], None), |_| None).unwrap();
+        let raw = Raw::gather(&args(&[("log", "a=\"b\"")], None), |_| None);
         std::fs::write(&file, raw.to_file()).unwrap();
-        let again = Raw::gather(&args(&[], Some(file)), |_| None).unwrap();
+        let again = Raw::gather(&args(&[], Some(file)), |_| None);
         for setting in SETTINGS {
             assert_eq!(again.get(setting.key).0, raw.get(setting.key).0);
         }
@@ -249,7 +242,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("t.toml");
         std::fs::write(&file, "lissten = \"x\"\nledgr = 1\n").unwrap();
-        let errors = Raw::gather(&args(&[], Some(file)), |_| None).unwrap_err();
+        let errors = Raw::gather(&args(&[], Some(file)), |_| None).errors;
         assert_eq!(errors.len(), 2);
         assert!(errors[0].starts_with("ledgr: is no setting"), "{errors:?}");
     }

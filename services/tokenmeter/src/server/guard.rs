@@ -31,6 +31,7 @@ pub(crate) struct GuardLayer {
     max_calls: usize,
     draining: Arc<AtomicBool>,
     max_message_bytes: usize,
+    timeout: Duration,
     /// Distinguishes request ids of one process.
     seed: u64,
     issued: Arc<AtomicU64>,
@@ -41,6 +42,7 @@ impl GuardLayer {
     pub(crate) fn new(
         max_calls: usize,
         max_message_bytes: usize,
+        timeout: Duration,
         draining: Arc<AtomicBool>,
     ) -> Self {
         use std::hash::{BuildHasher as _, RandomState};
@@ -49,6 +51,7 @@ impl GuardLayer {
             max_calls,
             draining,
             max_message_bytes,
+            timeout,
             seed: RandomState::new().hash_one(std::process::id()),
             issued: Arc::default(),
         }
@@ -136,12 +139,18 @@ where
         );
         super::telemetry::continue_trace(&span, request.headers());
         let max_message_bytes = self.guard.max_message_bytes;
+        let timeout = self.guard.timeout;
         let answer = self.inner.call(request);
         let started = Instant::now();
         let guarded = async move {
-            let mut response = answer.await?;
+            let mut response = match tokio::time::timeout(timeout, answer).await {
+                Ok(answer) => answer?,
+                Err(_) => timed_out(timeout),
+            };
             drop(call);
             if let Some(better) = too_large(&response, max_message_bytes) {
+                response = better;
+            } else if let Some(better) = bare(&response).filter(|_| bounded) {
                 response = better;
             }
             let code = code(&response);
@@ -201,4 +210,45 @@ fn too_large(response: &Response<Body>, max_message_bytes: usize) -> Option<Resp
     )
     .metadata("max_message_bytes", max_message_bytes.to_string());
     Some(Status::from(failure).into_http())
+}
+
+/// The answer to a call that took too long. Streams answer at once; their length is their own.
+fn timed_out(timeout: Duration) -> Response<Body> {
+    let text = format!(
+        "the call took longer than {} ms; it may have been applied, send it again with the same ids",
+        timeout.as_millis()
+    );
+    Status::from(Failure::new(ErrorReason::TimedOut, text)).into_http()
+}
+
+/// What the transport refuses by itself, such as an RPC or an encoding that nobody knows, has no
+/// details; the contract says that every failure names its reason.
+fn bare(response: &Response<Body>) -> Option<Response<Body>> {
+    let code = code(response);
+    if code == Code::Ok || response.headers().contains_key("grpc-status-details-bin") {
+        return None;
+    }
+    let status = Status::from_header_map(response.headers())?;
+    let failure = match (code, status.message()) {
+        (Code::Unimplemented, "") => Failure::new(
+            ErrorReason::NotYetImplemented,
+            "there is no such RPC in this version",
+        ),
+        (Code::Unimplemented, text) => Failure::new(ErrorReason::FieldInvalid, text).violation(
+            "metadata.grpc-encoding",
+            "is not known; send identity, gzip or zstd",
+        ),
+        (Code::InvalidArgument | Code::Internal, text) => {
+            Failure::new(ErrorReason::MessageUndecodable, text)
+        }
+        _ => return None,
+    };
+    let mut better = Status::from(failure).into_http();
+    // The transport's own headers, such as the encodings that it takes, stay.
+    for (name, value) in response.headers() {
+        if !better.headers().contains_key(name) {
+            better.headers_mut().insert(name.clone(), value.clone());
+        }
+    }
+    Some(better)
 }

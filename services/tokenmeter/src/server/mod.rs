@@ -21,7 +21,7 @@ use crate::config::{Config, Raw, ServeArgs};
 /// # Errors
 /// Why the server could not start, a line each.
 pub(crate) async fn serve(args: ServeArgs) -> Result<(), String> {
-    let raw = Raw::gather(&args, |name| std::env::var(name).ok()).map_err(|e| e.join("\n"))?;
+    let raw = Raw::gather(&args, |name| std::env::var(name).ok());
     let config = Config::read(&raw).map_err(|errors| errors.join("\n"))?;
     let telemetry = telemetry::start(&config)?;
     let listener = TcpListener::bind(config.listen)

@@ -54,10 +54,10 @@ pub(crate) async fn build(config: &Config, draining: Arc<AtomicBool>) -> Result<
     let guard = GuardLayer::new(
         config.max_concurrent_requests,
         config.max_message_bytes,
+        config.request_timeout,
         draining,
     );
     let router = Server::builder()
-        .timeout(config.request_timeout)
         .max_concurrent_streams(config.max_streams_per_connection)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
         .http2_adaptive_window(Some(true))

@@ -318,7 +318,18 @@ async fn no_tenant_reads_or_changes_what_is_anothers() {
         .unwrap()
         .into_inner();
     assert_eq!(usage.totals.unwrap().requests, 1);
-    // A page token is the tenant's own.
+}
+
+#[tokio::test]
+async fn page_tokens_and_prices_are_the_tenants_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let clients = Clients::of(&server).await;
+    let mut a = Caller::new(&clients, &[(TENANT, "a")]);
+    let mut b = Caller::new(&clients, &[(TENANT, "b")]);
+    for id in ["e-1", "e-2"] {
+        a.record(event(id)).await.unwrap();
+    }
     let page = v1::ListUsageEventsRequest {
         page_size: 1,
         ..Default::default()
@@ -335,7 +346,6 @@ async fn no_tenant_reads_or_changes_what_is_anothers() {
     };
     let status = b.analytics.list_usage_events(stolen).await.unwrap_err();
     assert_eq!(refusal(&status).reason, R::PageTokenInvalid);
-    // Prices, too.
     let mut price = a
         .admin
         .list_prices(v1::ListPricesRequest::default())

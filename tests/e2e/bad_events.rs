@@ -237,9 +237,7 @@ fn counts_out_of_bounds() -> Vec<Bad> {
 }
 
 fn malformed() -> Vec<Bad> {
-    let labels = |n: usize| (0..n).map(|n| label(format!("k{n}"), "v")).collect();
     let one_line = |n| Some(lines(vec![line(counts()); n]));
-    let at = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
     vec![
         bad(
             R::EventIdMissing,
@@ -270,6 +268,43 @@ fn malformed() -> Vec<Bad> {
             "anthropic",
             with_document(|u| u.provider = "no-such".into()),
         ),
+        bad(
+            R::FieldInvalid,
+            "status",
+            "EventStatus",
+            with(|e| e.status = 77),
+        ),
+        bad(
+            R::UsageMissing,
+            "usage",
+            "lines or provider_usage",
+            with(|e| e.usage = None),
+        ),
+        bad(
+            R::TooManyLines,
+            "lines.lines",
+            "1 to 16",
+            with(|e| e.usage = one_line(17)),
+        ),
+        bad(
+            R::TooManyLines,
+            "lines.lines",
+            "1 to 16",
+            with(|e| e.usage = one_line(0)),
+        ),
+        bad(
+            R::FieldInvalid,
+            "lines.lines[0].model",
+            "required",
+            with_line(|line| line.model.clear()),
+        ),
+    ]
+}
+
+fn bad_times_and_labels() -> Vec<Bad> {
+    let labels = |n: usize| (0..n).map(|n| label(format!("k{n}"), "v")).collect();
+    let at = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
+    vec![
         bad(
             R::EventTimeInFuture,
             "request_time",
@@ -324,36 +359,6 @@ fn malformed() -> Vec<Bad> {
             "reserved",
             with(|e| e.labels = vec![label("tokenmeter.x", "v")]),
         ),
-        bad(
-            R::FieldInvalid,
-            "status",
-            "EventStatus",
-            with(|e| e.status = 77),
-        ),
-        bad(
-            R::UsageMissing,
-            "usage",
-            "lines or provider_usage",
-            with(|e| e.usage = None),
-        ),
-        bad(
-            R::TooManyLines,
-            "lines.lines",
-            "1 to 16",
-            with(|e| e.usage = one_line(17)),
-        ),
-        bad(
-            R::TooManyLines,
-            "lines.lines",
-            "1 to 16",
-            with(|e| e.usage = one_line(0)),
-        ),
-        bad(
-            R::FieldInvalid,
-            "lines.lines[0].model",
-            "required",
-            with_line(|line| line.model.clear()),
-        ),
     ]
 }
 
@@ -362,21 +367,14 @@ fn bad_documents() -> Vec<Bad> {
         let text = text.to_owned();
         with_document(move |u| u.usage_json = text)
     };
-    let padded = |bytes: usize| format!(r#"{{"x":"{}"}}"#, "x".repeat(bytes - 8));
+    let too_large = |bytes: usize| {
+        let text = format!(r#"{{"x":"{}"}}"#, "x".repeat(bytes - 8));
+        bad(R::UsageTooLarge, "provider_usage", "65536", json(&text))
+    };
     let usage = |text: &str| json(&format!(r#"{{"usage":{text}}}"#));
     vec![
-        bad(
-            R::UsageTooLarge,
-            "provider_usage",
-            "65536",
-            json(&padded(65 * 1024)),
-        ),
-        bad(
-            R::UsageTooLarge,
-            "provider_usage",
-            "65536",
-            json(&padded(65_537)),
-        ),
+        too_large(65 * 1024),
+        too_large(65_537),
         bad(
             R::UsageTooLarge,
             "provider_usage",
@@ -510,6 +508,11 @@ async fn numbers_out_of_bounds_are_refused() {
 #[tokio::test]
 async fn malformed_events_are_refused() {
     all_are_refused(malformed()).await;
+}
+
+#[tokio::test]
+async fn times_and_labels_out_of_bounds_are_refused() {
+    all_are_refused(bad_times_and_labels()).await;
 }
 
 #[tokio::test]

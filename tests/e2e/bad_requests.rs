@@ -291,152 +291,145 @@ async fn tokens_of_the_price_book_belong_to_their_list_too() {
     }
 }
 
+/// Calls and expects a refusal for this reason that names this field.
+macro_rules! refused {
+    ($client:expr, $rpc:ident, $request:expr, $reason:ident, $field:expr) => {
+        let status = $client.$rpc($request).await.unwrap_err();
+        let failure = refusal(&status);
+        assert_eq!(failure.reason, R::$reason, "{failure:?}");
+        let named = failure.violations.iter().any(|(name, _)| name == $field);
+        assert!(named, "{}: {failure:?}", $field);
+    };
+}
+
 #[tokio::test]
 async fn questions_out_of_bounds_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path());
-    let mut clients = Clients::of(&server).await;
+    let mut ask = Clients::of(&server).await.analytics;
     let long = "x".repeat(256);
-    let mut faults = Vec::new();
-    let mut expect = |status: Status, reason: R, field: &str| {
-        let failure = refusal(&status);
-        let named = failure.violations.iter().any(|(name, _)| name == field);
-        if failure.reason != reason || !named {
-            faults.push(format!("{reason:?} {field}: {failure:?}"));
-        }
-    };
     let user = v1::GetUserUsageRequest {
         user_id: long.clone(),
-        intervals: Vec::new(),
+        ..Default::default()
     };
-    expect(
-        clients.analytics.get_user_usage(user).await.unwrap_err(),
-        R::FieldInvalid,
-        "user_id",
-    );
+    refused!(ask, get_user_usage, user, FieldInvalid, "user_id");
     let interval = v1::GetUserUsageRequest {
-        user_id: String::new(),
         intervals: vec![99],
+        ..Default::default()
     };
-    expect(
-        clients
-            .analytics
-            .get_user_usage(interval)
-            .await
-            .unwrap_err(),
-        R::FieldInvalid,
-        "intervals[0]",
-    );
-    for session_id in [String::new(), long.clone()] {
+    refused!(ask, get_user_usage, interval, FieldInvalid, "intervals[0]");
+    for session_id in [String::new(), long] {
         let session = v1::GetSessionUsageRequest { session_id };
-        expect(
-            clients
-                .analytics
-                .get_session_usage(session)
-                .await
-                .unwrap_err(),
-            R::FieldInvalid,
-            "session_id",
-        );
+        refused!(ask, get_session_usage, session, FieldInvalid, "session_id");
     }
-    let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
-    let backwards = v1::TimeRange {
-        start_time: at(1_800_000_000),
-        end_time: at(1_700_000_000),
-    };
-    let service = v1::GetServiceUsageRequest {
-        range: Some(backwards),
+    let labels = v1::ListUsageEventsRequest {
+        labels: vec![v1::Label::default(); 9],
         ..Default::default()
     };
-    expect(
-        clients
-            .analytics
-            .get_service_usage(service)
-            .await
-            .unwrap_err(),
-        R::RangeInvalid,
-        "range",
-    );
-    let listed = v1::ListUsageEventsRequest {
-        range: Some(backwards),
-        ..Default::default()
-    };
-    expect(
-        clients
-            .analytics
-            .list_usage_events(listed)
-            .await
-            .unwrap_err(),
-        R::RangeInvalid,
-        "range",
-    );
-    let labels = vec![
-        v1::Label {
-            key: "k".into(),
-            value: "v".into()
-        };
-        9
-    ];
-    let listed = v1::ListUsageEventsRequest {
-        labels,
-        ..Default::default()
-    };
-    expect(
-        clients
-            .analytics
-            .list_usage_events(listed)
-            .await
-            .unwrap_err(),
-        R::FieldInvalid,
-        "labels",
-    );
+    refused!(ask, list_usage_events, labels, FieldInvalid, "labels");
     let turn = v1::ListUsageEventsRequest {
         turn: Some(1),
         ..Default::default()
     };
-    expect(
-        clients.analytics.list_usage_events(turn).await.unwrap_err(),
-        R::FieldInvalid,
-        "turn",
+    refused!(ask, list_usage_events, turn, FieldInvalid, "turn");
+    let unknown = v1::GetSessionUsageRequest {
+        session_id: "no-such".into(),
+    };
+    let failure = refusal(&ask.get_session_usage(unknown).await.unwrap_err());
+    assert_eq!(failure.code, Code::NotFound);
+    assert_eq!(failure.resource, Some(("session".into(), "no-such".into())));
+}
+
+#[tokio::test]
+async fn ranges_that_end_before_they_begin_are_refused_and_empty_ones_are_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut clients = Clients::of(&server).await;
+    let at = Some(prost_types::Timestamp {
+        seconds: 1_700_000_000,
+        nanos: 0,
+    });
+    let placed = v1::UsageEvent {
+        request_time: at,
+        ..event("e")
+    };
+    clients.record(placed).await.unwrap();
+    let mut ask = clients.analytics;
+    let range = |seconds| v1::TimeRange {
+        start_time: at,
+        end_time: Some(prost_types::Timestamp { seconds, nanos: 0 }),
+    };
+    let usage = |seconds| v1::GetServiceUsageRequest {
+        range: Some(range(seconds)),
+        ..Default::default()
+    };
+    let events = |seconds| v1::ListUsageEventsRequest {
+        range: Some(range(seconds)),
+        ..Default::default()
+    };
+    let before = 1_699_999_999;
+    refused!(ask, get_service_usage, usage(before), RangeInvalid, "range");
+    refused!(
+        ask,
+        list_usage_events,
+        events(before),
+        RangeInvalid,
+        "range"
     );
+    for (end, found) in [(1_700_000_000, 0), (1_700_000_001, 1)] {
+        let answer = ask.get_service_usage(usage(end)).await.unwrap();
+        let totals = answer.into_inner().totals.unwrap();
+        assert_eq!(totals.requests, found);
+        assert_eq!(totals.total_tokens, found * EVENT_TOKENS);
+        let answer = ask.list_usage_events(events(end)).await.unwrap();
+        assert_eq!(answer.into_inner().events.len() as i64, found);
+    }
+}
+
+#[tokio::test]
+async fn changes_of_the_price_book_out_of_bounds_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut admin = Clients::of(&server).await.admin;
     let empty = v1::ImportPricesRequest {
         request_id: "r".into(),
         ..Default::default()
     };
-    expect(
-        clients.admin.import_prices(empty).await.unwrap_err(),
-        R::FieldInvalid,
-        "content",
-    );
+    refused!(admin, import_prices, empty, FieldInvalid, "content");
     let unnamed = v1::ImportPricesRequest {
         content: "{}".into(),
         ..Default::default()
     };
-    expect(
-        clients.admin.import_prices(unnamed).await.unwrap_err(),
-        R::FieldInvalid,
-        "request_id",
-    );
+    refused!(admin, import_prices, unnamed, FieldInvalid, "request_id");
+    let no_file = v1::ImportPricesRequest {
+        request_id: "r".into(),
+        content: "[]".into(),
+        ..Default::default()
+    };
+    refused!(admin, import_prices, no_file, ImportInvalid, "content");
     let none = v1::SetPricesRequest {
         request_id: "r".into(),
         ..Default::default()
     };
-    expect(
-        clients.admin.set_prices(none).await.unwrap_err(),
-        R::FieldInvalid,
-        "prices",
-    );
-    assert!(faults.is_empty(), "{faults:#?}");
-    let unknown = v1::GetSessionUsageRequest {
-        session_id: "no-such".into(),
+    refused!(admin, set_prices, none, FieldInvalid, "prices");
+    let all = v1::ListPricesRequest::default();
+    let mut price = admin
+        .list_prices(all)
+        .await
+        .unwrap()
+        .into_inner()
+        .prices
+        .remove(0);
+    price.tiers[0].rates[0].pico_usd_per_token = -1;
+    let negative = v1::SetPricesRequest {
+        request_id: "r".into(),
+        prices: vec![price],
+        ..Default::default()
     };
-    let failure = refusal(
-        &clients
-            .analytics
-            .get_session_usage(unknown)
-            .await
-            .unwrap_err(),
+    let failure = refusal(&admin.set_prices(negative).await.unwrap_err());
+    assert_eq!(failure.reason, R::PriceInvalid);
+    assert!(
+        failure.violations[0].0.starts_with("prices[0]"),
+        "{failure:?}"
     );
-    assert_eq!(failure.code, Code::NotFound);
-    assert_eq!(failure.resource, Some(("session".into(), "no-such".into())));
 }

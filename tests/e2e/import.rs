@@ -1,10 +1,12 @@
 //! Recorded provider responses go into the store, and the store says the same as the file.
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokenmeter_api::v1;
-use tokenmeter_tests::{Finished, Server, repository, shared_data};
+use tokenmeter_tests::{Finished, Process, Server, repository, shared_data, wait_until};
 
 use crate::support::{Clients, nano_usd};
 
@@ -82,6 +84,20 @@ fn totals_equal_store(totals: &v1::UsageTotals, report: &Value) {
     assert_eq!(report["unpriced"], totals.unpriced_lines);
 }
 
+/// The state of an import as it stood in the middle of it.
+fn kept_state(server: &Server, file: &str, folder: &Path) -> PathBuf {
+    let (state, kept) = (folder.join("running.json"), folder.join("kept.json"));
+    let words = ["import", "provider-jsonl", file, "--state"];
+    let words = words.into_iter().chain([state.to_str().unwrap()]);
+    let mut importer = Process::spawn(&mut server.client(words));
+    wait_until("the state of an import", Duration::from_secs(60), || {
+        assert_eq!(importer.ended(), None, "it ended before its state was seen");
+        fs::copy(&state, &kept).ok()
+    });
+    importer.kill();
+    kept
+}
+
 #[tokio::test]
 async fn an_import_stands_as_the_file_says_and_a_second_one_changes_nothing() {
     let Some(file) = shared_data("provider_usage.jsonl") else {
@@ -110,12 +126,13 @@ async fn an_import_stands_as_the_file_says_and_a_second_one_changes_nothing() {
     totals_equal_store(&totals, &report);
 
     let everything = clients.everything().await;
-    // With the state that the first run left, with none, and after a first part alone.
-    let state = folder.path().join("fresh.json");
+    // Anew, with another place for the state, and from the state of a run that was broken off.
+    let fresh = folder.path().join("fresh.json");
+    let kept = kept_state(&server, file, folder.path());
     for more in [
-        vec![],
-        vec!["--state", state.to_str().unwrap()],
         vec!["--restart"],
+        vec!["--state", fresh.to_str().unwrap()],
+        vec!["--state", kept.to_str().unwrap()],
     ] {
         let again = import(&server, file, &more);
         assert_eq!(again["read"], ROWS);

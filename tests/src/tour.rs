@@ -459,7 +459,7 @@ $ true
     fn a_server_of_a_tour_runs_beside_its_commands() {
         let folder = tempfile::tempdir().unwrap();
         let page = format!(
-            "{START}\n```console\n# in one terminal\n$ sh -c 'echo up; touch up; exec sleep 600' &\n\
+            "{START}\n```console\n# in one terminal\n$ sh -c 'touch up; echo up; exec sleep 600' &\n\
              up\n```\n```console\n$ ls\nup\n```\n{END}\n"
         );
         run(

@@ -249,7 +249,7 @@ mod tests {
             fields(&bad),
             [
                 "price.provider",
-                "price.effective_from_us",
+                "price.effective_from",
                 "price.version",
                 "price.tiers.standard.input",
                 "price.tiers.standard.long_context[1].above_tokens",

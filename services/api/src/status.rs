@@ -308,3 +308,26 @@ pub fn code_of(reason: ErrorReason) -> Code {
         | R::PeriodStateInvalid => Code::FailedPrecondition,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_any_size_is_small_enough_to_travel() {
+        let mut failure = Failure::new(ErrorReason::FieldInvalid, "ü".repeat(100_000));
+        for n in 0..1_000 {
+            failure = failure.violation(format!("{n}{}", "f".repeat(5_000)), "ü".repeat(5_000));
+        }
+        let status = Status::from(failure);
+        assert!(
+            status.details().len() < 6_000,
+            "{} bytes",
+            status.details().len()
+        );
+        assert!(status.message().len() < 600);
+        let read = failure_of(&status).unwrap();
+        assert_eq!(read.violations.len(), MAX_VIOLATIONS);
+        assert_eq!(read.metadata["violations_omitted"], "992");
+    }
+}

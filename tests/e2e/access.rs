@@ -106,6 +106,7 @@ async fn every_rpc_that_is_not_implemented_says_so() {
     assert!(later > 0 && later < TABLE.len());
     let unknown = clients.call_empty("MeteringService/NoSuch", &[]).await;
     assert_eq!(unknown.code(), Code::Unimplemented);
+    assert_eq!(refusal(&unknown).reason, R::NotYetImplemented);
 }
 
 #[tokio::test]

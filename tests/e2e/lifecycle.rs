@@ -227,6 +227,21 @@ async fn a_call_too_many_is_refused_and_told_when_to_retry() {
 }
 
 #[tokio::test]
+async fn a_call_that_takes_too_long_is_told_so_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = Start::new(folder.path()).argument("--request-timeout-ms=300");
+    let server = start.serve();
+    let mut clients = Clients::of(&server).await;
+    let before = clients.everything().await;
+    let held = Held::open(&clients);
+    let status = held.answer.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    assert_eq!(refusal(&status).reason, R::TimedOut);
+    assert!(status.message().contains("300 ms"), "{status:?}");
+    assert_eq!(clients.everything().await, before);
+}
+
+#[tokio::test]
 async fn requests_and_answers_travel_compressed() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path());

@@ -80,6 +80,19 @@ fn strangers_are_let_in_by_a_named_flag_only() {
 }
 
 #[test]
+fn one_process_serves_a_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Start::new(folder.path()).serve();
+    let (status, stderr) = Start::new(folder.path()).refused();
+    assert_eq!(status.code(), Some(1));
+    assert!(stderr.contains("is served by another process"), "{stderr}");
+    // However the first one ends, the next may serve.
+    let mut first = first;
+    first.kill();
+    Start::new(folder.path()).serve();
+}
+
+#[test]
 fn a_ledger_that_cannot_be_opened_is_told() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("file"), "no folder").unwrap();

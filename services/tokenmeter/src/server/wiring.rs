@@ -79,12 +79,13 @@ pub(crate) async fn build(config: &Config, draining: Arc<AtomicBool>) -> Result<
 /// Makes sure that no other process serves this file. Counters and feed are in memory, so a second
 /// node would not know of the first one's. The system lets go of the lock however the process ends.
 fn lock(ledger: &std::path::Path) -> Result<std::fs::File, String> {
+    let told = |error: std::io::Error| format!("ledger: {}: {error}", ledger.display());
     let mut path = ledger.as_os_str().to_owned();
     path.push(".lock");
     if let Some(folder) = ledger.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| format!("ledger: {error}"))?;
+        std::fs::create_dir_all(folder).map_err(told)?;
     }
-    let file = std::fs::File::create(&path).map_err(|error| format!("ledger: {error}"))?;
+    let file = std::fs::File::create(&path).map_err(told)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(format!(
@@ -92,7 +93,7 @@ fn lock(ledger: &std::path::Path) -> Result<std::fs::File, String> {
              this one a file of its own",
             ledger.display()
         )),
-        Err(std::fs::TryLockError::Error(error)) => Err(format!("ledger: lock: {error}")),
+        Err(std::fs::TryLockError::Error(error)) => Err(told(error)),
     }
 }
 

@@ -45,6 +45,8 @@ pub(super) struct Used {
     pub(super) lines: i64,
     /// Counts over all of them.
     pub(super) counts: TokenCounts,
+    /// Whether neither the row nor its document says when the call was made.
+    pub(super) undated: bool,
 }
 
 /// The event of a row, or why it has none.
@@ -71,6 +73,7 @@ pub(super) fn plan(numbered: &Numbered, defaults: &Defaults) -> Result<Planned, 
         return Err(Refusal::new("USAGE_TOO_LARGE", message));
     }
     let used = normalized.ok().map(|normalized| Used {
+        undated: event.request_time.is_none() && normalized.created_us.is_none(),
         lines: i64::try_from(normalized.lines.len()).unwrap_or(i64::MAX),
         counts: sum(&normalized.lines),
     });

@@ -26,6 +26,7 @@ pub(super) struct Report<'a> {
     store: Option<StoreSums>,
     equal: bool,
     mismatches: u64,
+    undated: i64,
     refused_rows: &'a [RefusedRow],
 }
 
@@ -91,6 +92,7 @@ impl<'a> Report<'a> {
             store,
             equal: same && done.progress.mismatches == 0,
             mismatches: done.progress.mismatches,
+            undated: accepted.undated,
             refused_rows: &done.progress.refused_rows,
         }
     }
@@ -128,6 +130,13 @@ impl<'a> Report<'a> {
             if store.voided > 0 {
                 text.push(format!("voided in the store: {} events", store.voided));
             }
+        }
+        if self.undated > 0 {
+            text.push(format!(
+                "{} events carry no time and count as of when they were first recorded; say when \
+                 with --time",
+                self.undated
+            ));
         }
         if self.mismatches > 0 {
             let n = self.mismatches;
@@ -238,7 +247,7 @@ mod tests {
                 r#""unpriced":1,"file":{"events":2,"lines":2,"input":5,"cache_read":0,"#,
                 r#""cache_write":2,"output":0,"reasoning":0,"total":7},"store":{"events":2,"#,
                 r#""lines":2,"input":5,"cache_read":0,"cache_write":2,"output":0,"reasoning":0,"#,
-                r#""total":7,"cost_nano_usd":42,"voided":0},"equal":true,"mismatches":0,"#,
+                r#""total":7,"cost_nano_usd":42,"voided":0},"equal":true,"mismatches":0,"undated":0,"#,
                 r#""refused_rows":[{"line":1,"reason":"EVENT_CONFLICT","message":"differs"}]}"#,
             )
         );

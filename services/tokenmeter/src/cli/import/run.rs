@@ -46,6 +46,8 @@ pub(super) struct Accepted {
     pub(super) lines: i64,
     /// Counts of all.
     pub(super) counts: TokenCounts,
+    /// Events without a time of their own.
+    pub(super) undated: i64,
     /// Users and sessions, each with an event; no more than [`MAX_SUBJECTS`] + 1.
     pub(super) subjects: HashSet<(String, String)>,
 }
@@ -58,6 +60,7 @@ impl Accepted {
         }
         self.lines += used.lines;
         self.counts.add(&used.counts);
+        self.undated += i64::from(used.undated);
         let subject = (event.user_id.clone(), event.session_id.clone());
         if self.subjects.len() <= MAX_SUBJECTS && !self.subjects.contains(&subject) {
             self.subjects.insert(subject);

@@ -19,8 +19,8 @@ use super::{prices, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::{Adjustment, Error, Outcome, Recorded, Submission};
 
-/// Events that one transaction takes at most. Larger groups gain little and wait longer
-/// (measured: docs/adr/0003).
+/// Events that one transaction takes at most, whole calls aside: a call of 1,000 events may join a
+/// group of 999. More would make everybody in the group wait longer for little.
 const GROUP_EVENTS: usize = 1_000;
 
 /// Outcomes of one batch, in its order.

@@ -123,9 +123,9 @@ impl Database {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .page_size(8_192)
+            .page_size(4_096)
             .pragma("cache_size", "-65536")
-            .pragma("wal_autocheckpoint", "8192")
+            .pragma("wal_autocheckpoint", "16384")
             .pragma("journal_size_limit", "67108864")
             .connect()
             .await

@@ -1,5 +1,7 @@
 //! Logs to standard error, and traces over OTLP where an endpoint is configured.
 
+use std::io::IsTerminal as _;
+
 use http::HeaderMap;
 use opentelemetry::global;
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
@@ -27,7 +29,10 @@ pub(crate) fn start(config: &Config) -> Result<Telemetry, String> {
         .log
         .parse()
         .map_err(|error| format!("log: {}: {error}", config.log))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Colours are for terminals; a file of logs is for grep.
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let lines = match config.log_format {
         LogFormat::Human => lines.boxed(),
         LogFormat::Json => lines.json().boxed(),

@@ -233,6 +233,26 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn a_sum_past_64_bits_is_none_rather_than_another() {
+        let most = Totals {
+            cost_nano_usd: i64::MAX,
+            requests: 1,
+            ..Totals::default()
+        };
+        let one = Totals {
+            cost_nano_usd: 1,
+            requests: 1,
+            ..Totals::default()
+        };
+        assert_eq!(most.checked_add(&one), None);
+        assert_eq!(
+            one.checked_add(&one)
+                .map(|sum| (sum.cost_nano_usd, sum.requests)),
+            Some((2, 2))
+        );
+    }
+
     proptest! {
         #[test]
         fn a_split_covers_every_time_once(

@@ -169,3 +169,34 @@ fn documents_are_bounded() {
         assert_eq!(error.reason(), reason, "{error}");
     }
 }
+
+/// Errors name the place and its own bound, also where the document is a bare usage object.
+#[test]
+fn errors_name_their_place_and_bound() {
+    let error = |provider, document: &str| {
+        normalize(&Response {
+            provider,
+            api: "",
+            model: "m",
+            documents: &[document],
+            streamed: false,
+        })
+        .unwrap_err()
+        .to_string()
+    };
+    let bare = r#"{"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 9}"#;
+    let text = error(Provider::OpenAi, bare);
+    assert!(
+        text.starts_with("the document: the total is stated as 9"),
+        "{text}"
+    );
+    let tools: Vec<_> = (0..20).map(|n| format!(r#""t{n}_requests": 1"#)).collect();
+    let tools = tools.join(", ");
+    let many =
+        format!(r#"{{"input_tokens": 1, "output_tokens": 1, "server_tool_use": {{{tools}}}}}"#);
+    let text = error(Provider::Anthropic, &many);
+    assert!(
+        text.contains("20 kinds of tools is too many; send at most 16"),
+        "{text}"
+    );
+}

@@ -228,6 +228,15 @@ mod tests {
     }
 
     #[test]
+    fn a_provider_has_no_slash() {
+        let mut price = shipped::shipped().unwrap().remove(0);
+        price.provider = "acme/eu".into();
+        let mut out = Vec::new();
+        price.check("price", &mut out);
+        assert_eq!(out[0].field, "price.provider");
+    }
+
+    #[test]
     fn every_bound_is_named() {
         let mut bad = price();
         bad.provider.clear();

@@ -202,6 +202,27 @@ mod tests {
     }
 
     #[test]
+    fn errors_of_the_file_are_told_with_those_of_the_values() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("t.toml");
+        std::fs::write(&file, "bogus = 1\nroles = \"cook\"\nlog = [1]\n").unwrap();
+        let flags = [("time_zone", "Q".to_owned())].into();
+        let raw = Raw::gather(
+            &ServeArgs {
+                file: Some(file),
+                flags,
+            },
+            |_| None,
+        );
+        let errors = Config::read(&raw).unwrap_err();
+        let keys: Vec<_> = errors
+            .iter()
+            .filter_map(|error| error.split(':').next())
+            .collect();
+        assert_eq!(keys, ["log", "bogus", "roles", "time_zone"], "{errors:#?}");
+    }
+
+    #[test]
     fn other_addresses_need_the_named_flag() {
         for address in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
             let errors = read(&[("listen", address)]).unwrap_err();

@@ -38,9 +38,9 @@ impl TenantBook {
             .or_else(|| self.shipped.exact(provider, model, at_us))
     }
 
-    /// Whether any price names this provider.
+    /// Whether the tenant has a price of its own for this provider.
     pub fn knows_provider(&self, provider: &str) -> bool {
-        self.own.iter().any(|price| price.provider == provider)
+        self.own.has_provider(provider)
     }
 
     /// Every price with whether it is shipped, in no order.

@@ -50,6 +50,11 @@ impl Book {
         self.providers.values().flat_map(HashMap::values).flatten()
     }
 
+    /// Whether the book holds a price of this provider.
+    pub fn has_provider(&self, provider: &str) -> bool {
+        self.providers.contains_key(provider)
+    }
+
     /// How many prices the book holds.
     pub fn len(&self) -> usize {
         self.iter().count()

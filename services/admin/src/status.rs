@@ -1,10 +1,9 @@
 //! How the server is: version, uptime, and the state and latency of each dependency.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
 /// How long a dependency may take to answer before it counts as down.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,7 +47,7 @@ pub struct Status {
 pub struct StatusAdmin {
     started: Instant,
     probes: Vec<Box<dyn Probe>>,
-    draining: Arc<AtomicBool>,
+    draining: CancellationToken,
     /// What this process runs.
     pub(crate) roles: Vec<String>,
     /// The number of the last migration of the ledger.
@@ -58,10 +57,10 @@ pub struct StatusAdmin {
 }
 
 impl StatusAdmin {
-    /// A service over the dependencies' probes; `draining` is set when shutdown begins.
+    /// A service over the dependencies' probes; `draining` is cancelled when shutdown begins.
     pub fn new(
         probes: Vec<Box<dyn Probe>>,
-        draining: Arc<AtomicBool>,
+        draining: CancellationToken,
         roles: Vec<String>,
         schema_version: i64,
         node_id: String,
@@ -96,7 +95,7 @@ impl StatusAdmin {
         }
         Status {
             uptime: self.started.elapsed(),
-            draining: self.draining.load(Ordering::Relaxed),
+            draining: self.draining.is_cancelled(),
             dependencies,
         }
     }

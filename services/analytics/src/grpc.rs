@@ -93,11 +93,7 @@ impl AnalyticsService for Grpc {
             .await?;
         let events = events
             .into_iter()
-            .map(|one| {
-                let position = format!("{}-{}", self.epoch, one.position);
-                let times = (one.charge_time_us, one.recorded_at_us);
-                event::recorded_event(one.event, &one.quotes, position, times.0, times.1)
-            })
+            .map(|one| event::recorded_event(one, &self.epoch))
             .collect();
         let next_page_token = next.unwrap_or_default();
         Ok(Response::new(v1::ListUsageEventsResponse {

@@ -3,7 +3,7 @@
 use tokenmeter_model::bounds::{Kind, Violation};
 use tokenmeter_model::counts::{Line, TokenCounts};
 use tokenmeter_model::event::{
-    Draft, Event, MessageFacts, ProviderUsage, RetrievalFacts, Status, Thinking, Usage,
+    Draft, Event, MessageFacts, ProviderUsage, Recorded, RetrievalFacts, Status, Thinking, Usage,
 };
 use tokenmeter_model::price::Quote;
 use tokenmeter_model::provider::StopReason;
@@ -236,15 +236,19 @@ fn recorded_line(line: &Line, quote: Option<Quote>) -> v1::RecordedLine {
     }
 }
 
-/// An event as lists show it.
-pub fn recorded_event(
-    event: Event,
-    quotes: &[Option<Quote>],
-    position: String,
-    charge_time_us: i64,
-    recorded_at_us: i64,
-) -> v1::RecordedEvent {
-    let sums = sums(&event.lines, quotes);
+/// An event as lists show it; `epoch` is the ledger's, with which positions start.
+pub fn recorded_event(recorded: Recorded, epoch: &str) -> v1::RecordedEvent {
+    let Recorded {
+        position,
+        event,
+        quotes,
+        charge_time_us,
+        recorded_at_us,
+        voided,
+    } = recorded;
+    let position = format!("{epoch}-{position}");
+    let (voided_at_us, void_reason) = voided.map(|voided| (voided.at_us, voided.reason)).unzip();
+    let sums = sums(&event.lines, &quotes);
     let tier = ServiceTier::served(&event.provider, &event.service_tier);
     v1::RecordedEvent {
         request_time: event.request_time_us.map(time::from_micros),
@@ -287,6 +291,9 @@ pub fn recorded_event(
             cases_retrieved: retrieval.cases_retrieved,
             succeeded: retrieval.succeeded,
         }),
+        voided: voided_at_us.is_some(),
+        voided_time: voided_at_us.map(time::from_micros),
+        void_reason: void_reason.unwrap_or_default(),
         ..Default::default()
     }
 }

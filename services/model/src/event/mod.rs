@@ -1,8 +1,10 @@
 //! One usage event as its caller supplied it, checked, with its token counts already disjoint (R1).
 
 mod fingerprint;
+mod recorded;
 
 pub use fingerprint::{FINGERPRINT_BYTES, FINGERPRINT_VERSION, Fingerprint};
+pub use recorded::{Recorded, Voided};
 
 use crate::bounds::{self, Kind, Violation};
 use crate::counts::Line;

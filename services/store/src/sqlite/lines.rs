@@ -194,6 +194,7 @@ pub(super) fn read(rows: &[SqliteRow]) -> Result<Recorded, Error> {
         recorded_at_us: first.try_get("recorded_at").map_err(corrupt)?,
         event,
         quotes,
+        voided: None,
     })
 }
 

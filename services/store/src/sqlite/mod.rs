@@ -22,13 +22,13 @@ use sqlx::{ConnectOptions as _, migrate::Migrator};
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::writer::{Batched, Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::{
     Adjustment, Error, EventQuery, Ledger, Outcome, Range, Recorded, RepriceCandidate,
-    ServiceQuery, ServiceUsage, Session, StoredPrice, Subject, Submission, UnpricedPage,
+    ServiceQuery, ServiceUsage, Session, StoredPrice, Subject, Submission, UnpricedPage, log,
 };
 
 /// Events that may wait for the writer; more are refused with [`Error::Overloaded`].
@@ -47,6 +47,8 @@ pub struct Sqlite {
     jobs: mpsc::Sender<Job>,
     queue: Arc<Semaphore>,
     epoch: String,
+    secret: Vec<u8>,
+    committed: watch::Receiver<i64>,
 }
 
 impl Sqlite {
@@ -91,22 +93,26 @@ impl Sqlite {
             .run(&mut connection)
             .await
             .map_err(|error| Error::Unavailable(error.to_string()))?;
-        let epoch = sqlx::query_scalar("SELECT epoch FROM ledger_state WHERE id = 1")
-            .fetch_one(&mut connection)
-            .await
-            .map_err(unavailable)?;
+        let (epoch, secret, last_position) =
+            sqlx::query_as("SELECT epoch, secret, last_position FROM ledger_state WHERE id = 1")
+                .fetch_one(&mut connection)
+                .await
+                .map_err(unavailable)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.read_only(true))
             .await
             .map_err(unavailable)?;
         let (jobs, waiting) = mpsc::channel(MAX_QUEUED_EVENTS);
-        tokio::spawn(Writer::new(connection).run(waiting));
+        let (publish, committed) = watch::channel(last_position);
+        tokio::spawn(Writer::new(connection, publish).run(waiting));
         Ok(Self {
             readers,
             jobs,
             queue: Arc::new(Semaphore::new(MAX_QUEUED_EVENTS)),
             epoch,
+            secret,
+            committed,
         })
     }
 
@@ -257,6 +263,23 @@ impl Ledger for Sqlite {
             .fetch_one(&self.readers)
             .await
             .map_err(unavailable)
+    }
+
+    fn committed(&self) -> watch::Receiver<i64> {
+        self.committed.clone()
+    }
+
+    async fn log(
+        &self,
+        _tenant: &TenantId,
+        _after: i64,
+        _positions: i64,
+    ) -> Result<log::Page, Error> {
+        Err(Error::Unavailable("the log cannot be read yet".into()))
+    }
+
+    fn secret(&self) -> &[u8] {
+        &self.secret
     }
 
     fn epoch(&self) -> &str {

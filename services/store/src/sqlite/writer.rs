@@ -10,7 +10,7 @@ use tokenmeter_model::event::FINGERPRINT_BYTES;
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::insert::{Bound, Insert};
 use super::lines::{self, NewLine};
@@ -62,10 +62,12 @@ pub(super) struct Writer {
     keys: Insert,
     lines: Insert,
     totals: Insert,
+    /// Told the last position after every commit, before anyone is answered.
+    committed: watch::Sender<i64>,
 }
 
 impl Writer {
-    pub(super) fn new(connection: SqliteConnection) -> Self {
+    pub(super) fn new(connection: SqliteConnection, committed: watch::Sender<i64>) -> Self {
         Self {
             connection,
             keys: Insert::new(
@@ -75,6 +77,7 @@ impl Writer {
             ),
             lines: Insert::new("usage_lines", lines::COLUMNS, ""),
             totals: totals::upsert(),
+            committed,
         }
     }
 
@@ -181,6 +184,7 @@ impl Writer {
             keys,
             lines,
             totals,
+            committed,
         } = self;
         let mut transaction = connection
             .begin_with("BEGIN IMMEDIATE")
@@ -235,6 +239,7 @@ impl Writer {
             return Ok(outcomes);
         }
         transaction.commit().await.map_err(unavailable)?;
+        committed.send_replace(last);
         Ok(outcomes)
     }
 
@@ -246,7 +251,10 @@ impl Writer {
         now_us: i64,
     ) -> Result<i64, Error> {
         let Self {
-            connection, totals, ..
+            connection,
+            totals,
+            committed,
+            ..
         } = self;
         let mut transaction = connection
             .begin_with("BEGIN IMMEDIATE")
@@ -271,6 +279,7 @@ impl Writer {
         }
         set_last_position(&mut transaction, last).await?;
         transaction.commit().await.map_err(unavailable)?;
+        committed.send_replace(last);
         Ok(applied)
     }
 

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use tokenmeter_api::status::Failure;
 use tokenmeter_api::v1::ErrorReason;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -29,7 +30,7 @@ const RETRY_SOON: Duration = Duration::from_millis(100);
 pub(crate) struct GuardLayer {
     calls: Arc<Semaphore>,
     max_calls: usize,
-    draining: Arc<AtomicBool>,
+    draining: CancellationToken,
     max_message_bytes: usize,
     timeout: Duration,
     /// Distinguishes request ids of one process.
@@ -43,7 +44,7 @@ impl GuardLayer {
         max_calls: usize,
         max_message_bytes: usize,
         timeout: Duration,
-        draining: Arc<AtomicBool>,
+        draining: CancellationToken,
     ) -> Self {
         use std::hash::{BuildHasher as _, RandomState};
         Self {
@@ -123,7 +124,7 @@ where
             match Arc::clone(&self.guard.calls).try_acquire_owned() {
                 Ok(call) => Some(call),
                 Err(_) => {
-                    let draining = self.guard.draining.load(Ordering::Relaxed);
+                    let draining = self.guard.draining.is_cancelled();
                     return Box::pin(std::future::ready(Ok(refused(id, draining))));
                 }
             }

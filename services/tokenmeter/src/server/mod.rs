@@ -6,12 +6,11 @@ mod telemetry;
 mod wiring;
 
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::{Config, Raw, ServeArgs};
@@ -54,8 +53,8 @@ async fn run(
     let address = listener
         .local_addr()
         .map_err(|error| format!("listen: {error}"))?;
-    let draining = Arc::new(AtomicBool::new(false));
-    let node = wiring::build(&config, Arc::clone(&draining)).await?;
+    let draining = CancellationToken::new();
+    let node = wiring::build(&config, draining.clone()).await?;
     println!("{}", greeting(&config, address));
 
     let (told, drain) = oneshot::channel::<()>();
@@ -72,7 +71,7 @@ async fn run(
         Some(ended) => ended,
         None => {
             tracing::info!(grace = ?config.shutdown_grace, "draining");
-            draining.store(true, Ordering::Relaxed);
+            draining.cancel();
             node.health.stop().await;
             let _ = told.send(());
             let watches_end = async {

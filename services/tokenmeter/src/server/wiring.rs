@@ -1,7 +1,6 @@
 //! What a node is made of: ports, services, layers.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use tokenmeter_admin::{PriceAdmin, Probe, StatusAdmin};
@@ -17,6 +16,7 @@ use tokenmeter_store::books::Books;
 use tokenmeter_store::clock;
 use tokenmeter_store::ledger::Ledger;
 use tokenmeter_store::sqlite::Sqlite;
+use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
@@ -41,7 +41,7 @@ pub(crate) struct Node {
 ///
 /// # Errors
 /// Why a port could not be opened.
-pub(crate) async fn build(config: &Config, draining: Arc<AtomicBool>) -> Result<Node, String> {
+pub(crate) async fn build(config: &Config, draining: CancellationToken) -> Result<Node, String> {
     let alone = lock(&config.ledger)?;
     let ledger: Arc<dyn Ledger> = Arc::new(
         Sqlite::open(&config.ledger)
@@ -53,7 +53,7 @@ pub(crate) async fn build(config: &Config, draining: Arc<AtomicBool>) -> Result<
     let mut routes = RoutesBuilder::default();
     routes.add_service(health_server);
     add_reflection(&mut routes)?;
-    add_services(&mut routes, config, &ledger, Arc::clone(&draining));
+    add_services(&mut routes, config, &ledger, draining.clone());
     let guard = GuardLayer::new(
         config.max_concurrent_requests,
         config.max_message_bytes,
@@ -145,7 +145,7 @@ fn add_services(
     routes: &mut RoutesBuilder,
     config: &Config,
     ledger: &Arc<dyn Ledger>,
-    draining: Arc<AtomicBool>,
+    draining: CancellationToken,
 ) {
     let clock = clock::system();
     let books = Arc::new(Books::new(Arc::clone(ledger)));
@@ -172,7 +172,7 @@ fn add_services(
                         Box::new(InMemory("counters")),
                         Box::new(InMemory("feed")),
                     ],
-                    Arc::clone(&draining),
+                    draining.clone(),
                     config
                         .roles
                         .iter()

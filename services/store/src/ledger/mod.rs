@@ -1,15 +1,19 @@
 //! The port `Ledger`: the system of record of every event, total and price.
 
+pub mod log;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokenmeter_model::counts::Line;
 use tokenmeter_model::event::{Event, Fingerprint, Status};
+pub use tokenmeter_model::event::{Recorded, Voided};
 use tokenmeter_model::fault::Fault;
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::{Price, Quote};
 use tokenmeter_model::totals::Totals;
+use tokio::sync::watch;
 
 /// An event that passed every check, priced, ready to be recorded.
 #[derive(Debug, Clone)]
@@ -35,21 +39,6 @@ pub struct PricedLine {
     pub line: Line,
     /// Absent means unpriced.
     pub quote: Option<Quote>,
-}
-
-/// An event as it stands in the ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recorded {
-    /// Place of its first line in the ledger's commit order.
-    pub position: i64,
-    /// What the caller supplied.
-    pub event: Event,
-    /// The lines with their first quotes, or with today's when asked for.
-    pub quotes: Vec<Option<Quote>>,
-    /// The time it is charged at, in microseconds since the Unix epoch.
-    pub charge_time_us: i64,
-    /// When it was first recorded, in microseconds since the Unix epoch.
-    pub recorded_at_us: i64,
 }
 
 /// What became of a submission.
@@ -365,6 +354,16 @@ pub trait Ledger: Send + Sync + 'static {
     /// The last price version in the ledger, over all tenants: what tells a cached book from a
     /// stale one.
     async fn last_price_version(&self) -> Result<i64, Error>;
+
+    /// The last position that is on disk. A change wakes those who follow the log.
+    fn committed(&self) -> watch::Receiver<i64>;
+
+    /// What followed `after` in a tenant's commit order. Reads at most `positions` positions of the
+    /// log, of whichever tenant, so that one call costs a bounded time.
+    async fn log(&self, tenant: &TenantId, after: i64, positions: i64) -> Result<log::Page, Error>;
+
+    /// The key with which tokens are sealed; another one in every ledger.
+    fn secret(&self) -> &[u8];
 
     /// The ledger's epoch: another one after a restore, so that old positions can be told.
     fn epoch(&self) -> &str;

@@ -15,3 +15,4 @@ mod lifecycle;
 mod reflection;
 mod support;
 mod tour;
+mod traces;

@@ -63,7 +63,7 @@ pub const TABLE: &[Access] = &[
     later("MeteringService/ReleaseReservation", Required, METER),
     now("MeteringService/RecordUsage", Required, METER),
     now("MeteringService/BatchRecordUsage", Required, METER),
-    later("MeteringService/StreamUsage", Required, METER),
+    now("MeteringService/StreamUsage", Required, METER),
     later("MeteringService/MeterCall", Required, METER),
     later("MeteringService/VoidUsage", Required, METER_ADMIN),
     later("MeteringService/RecordToolInvocations", Required, METER),

@@ -1,13 +1,14 @@
 //! Recording what model calls used: checked, turned into disjoint counts, priced, and recorded
 //! exactly once.
 //!
-//! The rule of this crate: `grpc.rs` converts, calls, converts back; `service.rs` knows no proto;
-//! `error.rs` says in one place what a caller is told.
+//! The rule of this crate: `grpc.rs` converts, calls, converts back; `service.rs` and `stream.rs`
+//! know no proto; `error.rs` says in one place what a caller is told.
 
 mod error;
 mod grpc;
 mod service;
+pub mod stream;
 
 pub use error::Error;
-pub use grpc::Grpc;
+pub use grpc::{Grpc, StreamSettings};
 pub use service::{Metering, Recorded};

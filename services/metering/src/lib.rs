@@ -7,7 +7,9 @@
 mod error;
 mod grpc;
 mod service;
+mod void;
 
 pub use error::Error;
 pub use grpc::Grpc;
 pub use service::{Metering, Recorded};
+pub use void::VoidedUsage;

@@ -16,9 +16,9 @@ use crate::error::Error;
 
 /// Records usage.
 pub struct Metering {
-    ledger: Arc<dyn Ledger>,
+    pub(crate) ledger: Arc<dyn Ledger>,
     books: Arc<Books>,
-    clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 /// What stands in the ledger for one submitted event.
@@ -120,6 +120,9 @@ fn stand(submission: &Submission, outcome: ledger::Outcome) -> Result<Recorded, 
             charge_time_us: first.charge_time_us,
             recorded_at_us: first.recorded_at_us,
         }),
+        ledger::Outcome::Conflict(standing) if standing.voided.is_some() => {
+            Err(Error::Voided(standing.event.event_id))
+        }
         ledger::Outcome::Conflict(standing) => Err(Error::Conflict {
             differing: submission.event.differing_fields(&standing.event),
             event_id: standing.event.event_id,

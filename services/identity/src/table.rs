@@ -65,7 +65,7 @@ pub const TABLE: &[Access] = &[
     now("MeteringService/BatchRecordUsage", Required, METER),
     now("MeteringService/StreamUsage", Required, METER),
     later("MeteringService/MeterCall", Required, METER),
-    later("MeteringService/VoidUsage", Required, METER_ADMIN),
+    now("MeteringService/VoidUsage", Required, METER_ADMIN),
     later("MeteringService/RecordToolInvocations", Required, METER),
     later("MeteringService/RecordMessages", Required, METER),
     later("MeteringService/RecordChampionCases", Required, METER),

@@ -93,6 +93,29 @@ impl MeteringService for Grpc {
         });
         Ok(Response::new(answers.boxed()))
     }
+
+    async fn void_usage(
+        &self,
+        request: Request<v1::VoidUsageRequest>,
+    ) -> Result<Response<v1::VoidUsageResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let voided = self
+            .0
+            .void(&caller, asked.request_id, asked.event_id, asked.reason)
+            .await
+            .map_err(Failure::from)?;
+        let event = voided.event;
+        let sums = event::sums(&event.event.lines, &event.quotes);
+        Ok(Response::new(v1::VoidUsageResponse {
+            event_id: event.event.event_id,
+            already_voided: voided.already,
+            voided_time: event.voided.map(|voided| time::from_micros(voided.at_us)),
+            counts: Some(sums.counts),
+            cost: sums.cost,
+            ..Default::default()
+        }))
+    }
 }
 
 /// Records a message of a stream: one result an event, whatever becomes of the message.

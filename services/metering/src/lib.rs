@@ -8,7 +8,9 @@ mod error;
 mod grpc;
 mod service;
 pub mod stream;
+mod void;
 
 pub use error::Error;
 pub use grpc::{Grpc, StreamSettings};
 pub use service::{Metering, Recorded};
+pub use void::VoidedUsage;

@@ -21,9 +21,9 @@ const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(20);
 /// Records usage. Clones are the same service.
 #[derive(Clone)]
 pub struct Metering {
-    ledger: Arc<dyn Ledger>,
+    pub(crate) ledger: Arc<dyn Ledger>,
     books: Arc<Books>,
-    clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 /// What stands in the ledger for one submitted event.
@@ -171,6 +171,9 @@ fn stand(submission: &Submission, outcome: ledger::Outcome) -> Result<Recorded, 
             charge_time_us: first.charge_time_us,
             recorded_at_us: first.recorded_at_us,
         }),
+        ledger::Outcome::Conflict(standing) if standing.voided.is_some() => {
+            Err(Error::Voided(standing.event.event_id))
+        }
         ledger::Outcome::Conflict(standing) => Err(Error::Conflict {
             differing: submission.event.differing_fields(&standing.event),
             event_id: standing.event.event_id,

@@ -7,6 +7,7 @@ pub mod bounds;
 pub mod counts;
 pub mod event;
 pub mod fault;
+pub mod fingerprint;
 pub mod id;
 pub mod money;
 pub mod price;

@@ -1,10 +1,12 @@
 //! The embedded ledger: SQLite in WAL mode with `synchronous = FULL`, so a commit is on disk
 //! before it is acknowledged. One connection writes, a pool of read-only connections reads.
 
+mod correct;
 mod insert;
 mod lines;
 mod prices;
 mod read;
+mod requests;
 mod service;
 mod totals;
 mod writer;
@@ -26,9 +28,12 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::writer::{Batched, Job, Writer};
 use crate::fault::{Planted, is_planted};
+use crate::ledger::correction::{
+    Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void, VoidOutcome,
+};
 use crate::ledger::{
-    Adjustment, Error, EventQuery, Ledger, Outcome, Range, Recorded, RepriceCandidate,
-    ServiceQuery, ServiceUsage, Session, StoredPrice, Subject, Submission, UnpricedPage, log,
+    Error, EventQuery, Ledger, Outcome, Range, Recorded, ServiceQuery, ServiceUsage, Session,
+    StoredPrice, Subject, Submission, UnpricedPage, log,
 };
 
 /// Events that may wait for the writer; more are refused with [`Error::Overloaded`].
@@ -207,29 +212,30 @@ impl Ledger for Sqlite {
         read::unpriced(&self.readers, tenant.as_str(), after, limit).await
     }
 
-    async fn unpriced_lines(
-        &self,
-        tenant: &TenantId,
-        after: i64,
-        limit: i64,
-    ) -> Result<Vec<RepriceCandidate>, Error> {
-        read::unpriced_lines(&self.readers, tenant.as_str(), after, limit).await
+    async fn void(&self, void: Void) -> Result<VoidOutcome, Error> {
+        self.ask(|reply| Job::Void { void, reply }).await
     }
 
-    async fn adjust(
+    async fn reprice_candidates(
         &self,
         tenant: &TenantId,
-        adjustments: Vec<Adjustment>,
-        now_us: i64,
-    ) -> Result<i64, Error> {
-        let tenant = tenant.clone();
-        self.ask(|reply| Job::Adjust {
-            tenant,
-            adjustments,
-            now_us,
-            reply,
-        })
-        .await
+        query: &RepriceQuery,
+        after: i64,
+        through: i64,
+    ) -> Result<Vec<RepriceCandidate>, Error> {
+        read::reprice_candidates(&self.readers, tenant.as_str(), query, after, through).await
+    }
+
+    async fn reprice(&self, step: RepriceStep) -> Result<bool, Error> {
+        self.ask(|reply| Job::Reprice { step, reply }).await
+    }
+
+    async fn remembered(
+        &self,
+        tenant: &TenantId,
+        request_id: &str,
+    ) -> Result<Option<Remembered>, Error> {
+        requests::find(&self.readers, tenant.as_str(), request_id).await
     }
 
     async fn add_prices(

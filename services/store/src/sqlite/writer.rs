@@ -7,7 +7,6 @@ use std::sync::Arc;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection as _, Row as _};
 use tokenmeter_model::event::FINGERPRINT_BYTES;
-use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
@@ -15,9 +14,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use super::insert::{Bound, Insert};
 use super::lines::{self, NewLine};
 use super::totals::{self, Batch, Owner};
-use super::{prices, unavailable};
+use super::{correct, prices, read, unavailable};
 use crate::fault::{Planted, is_planted};
-use crate::ledger::{Adjustment, Error, Outcome, Recorded, Submission};
+use crate::ledger::correction::{RepriceStep, Void, VoidOutcome};
+use crate::ledger::{Error, Outcome, Submission};
 
 /// Events that one transaction takes at most, whole calls aside: a call of 1,000 events may join a
 /// group of 999. More would make everybody in the group wait longer for little.
@@ -29,11 +29,13 @@ pub(super) type Outcomes = Result<Vec<Result<Outcome, Error>>, Error>;
 /// Work for the writer.
 pub(super) enum Job {
     Record(Batched),
-    Adjust {
-        tenant: TenantId,
-        adjustments: Vec<Adjustment>,
-        now_us: i64,
-        reply: oneshot::Sender<Result<i64, Error>>,
+    Void {
+        void: Void,
+        reply: oneshot::Sender<Result<VoidOutcome, Error>>,
+    },
+    Reprice {
+        step: RepriceStep,
+        reply: oneshot::Sender<Result<bool, Error>>,
     },
     AddPrices {
         tenant: String,
@@ -98,13 +100,19 @@ impl Writer {
                     next = after;
                     self.record(group).await;
                 }
-                Job::Adjust {
-                    tenant,
-                    adjustments,
-                    now_us,
-                    reply,
-                } => {
-                    let _ = reply.send(self.adjust(&tenant, &adjustments, now_us).await);
+                Job::Void { void, reply } => {
+                    let done = correct::void(&mut self.connection, &self.totals, &void).await;
+                    let _ = reply.send(done.map(|(outcome, last)| {
+                        self.publish(last);
+                        outcome
+                    }));
+                }
+                Job::Reprice { step, reply } => {
+                    let done = correct::reprice(&mut self.connection, &self.totals, &step).await;
+                    let _ = reply.send(done.map(|last| {
+                        self.publish(last);
+                        last.is_some()
+                    }));
                 }
                 Job::AddPrices {
                     tenant,
@@ -227,7 +235,13 @@ impl Writer {
                     position: *position,
                 },
                 Key::Stands { position, same } => {
-                    let first = first_record(&mut transaction, submission, position).await?;
+                    let first = read::first_record(
+                        &mut transaction,
+                        submission.tenant.as_str(),
+                        &submission.event.event_id,
+                        position,
+                    )
+                    .await?;
                     match same {
                         true => Outcome::Duplicate(Box::new(first)),
                         false => Outcome::Conflict(Box::new(first)),
@@ -243,44 +257,11 @@ impl Writer {
         Ok(outcomes)
     }
 
-    /// Posts the compensating entries that still apply, in one transaction.
-    async fn adjust(
-        &mut self,
-        tenant: &TenantId,
-        adjustments: &[Adjustment],
-        now_us: i64,
-    ) -> Result<i64, Error> {
-        let Self {
-            connection,
-            totals,
-            committed,
-            ..
-        } = self;
-        let mut transaction = connection
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(unavailable)?;
-        let mut last = last_position(&mut transaction).await?;
-        let mut applied = 0;
-        for adjustment in adjustments {
-            if adjust_one(
-                &mut transaction,
-                totals,
-                tenant,
-                adjustment,
-                last + 1,
-                now_us,
-            )
-            .await?
-            {
-                last += 1;
-                applied += 1;
-            }
+    /// Tells the last position after a commit that gave one out.
+    fn publish(&self, last: Option<i64>) {
+        if let Some(last) = last {
+            self.committed.send_replace(last);
         }
-        set_last_position(&mut transaction, last).await?;
-        transaction.commit().await.map_err(unavailable)?;
-        committed.send_replace(last);
-        Ok(applied)
     }
 
     /// Takes the write lock and gives it back.
@@ -443,91 +424,17 @@ async fn find_keys(
     Ok(standing)
 }
 
-/// The event as it was first recorded.
-async fn first_record(
-    connection: &mut SqliteConnection,
-    submission: &Submission,
-    position: i64,
-) -> Result<Recorded, Error> {
-    let rows = sqlx::query(include_str!("queries/event_rows.sql"))
-        .bind(submission.tenant.as_str())
-        .bind(&submission.event.event_id)
-        .bind(position)
-        .fetch_all(connection)
-        .await
-        .map_err(unavailable)?;
-    lines::read(&rows)
-}
-
-/// Posts one compensating entry if the quote that the caller saw still stands.
-async fn adjust_one(
-    connection: &mut SqliteConnection,
-    totals: &Insert,
-    tenant: &TenantId,
-    adjustment: &Adjustment,
-    position: i64,
-    now_us: i64,
-) -> Result<bool, Error> {
-    let row = sqlx::query(include_str!("queries/standing_quote.sql"))
-        .bind(tenant.as_str())
-        .bind(adjustment.position)
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(unavailable)?;
-    let Some(row) = row else { return Ok(false) };
-    let standing = lines::read_quote(&row)?;
-    if standing != adjustment.from || standing == Some(adjustment.to) {
-        return Ok(false);
-    }
-    let before = standing.unwrap_or_default();
-    let sums = Totals {
-        cost_nano_usd: adjustment.to.cost_nano_usd - before.cost_nano_usd,
-        cache_saving_nano_usd: adjustment.to.cache_saving_nano_usd - before.cache_saving_nano_usd,
-        cache_write_extra_nano_usd: adjustment.to.cache_write_extra_nano_usd
-            - before.cache_write_extra_nano_usd,
-        unpriced_lines: if standing.is_none() { -1 } else { 0 },
-        updated_at_us: now_us,
-        ..Totals::default()
-    };
-    sqlx::query(include_str!("queries/insert_reprice.sql"))
-        .bind(position)
-        .bind(adjustment.position)
-        .bind(now_us)
-        .bind(sums.unpriced_lines)
-        .bind(sums.cost_nano_usd)
-        .bind(sums.cache_saving_nano_usd)
-        .bind(sums.cache_write_extra_nano_usd)
-        .bind(adjustment.to.price_version)
-        .execute(&mut *connection)
-        .await
-        .map_err(unavailable)?;
-    let text = |column: &str| row.try_get::<&str, _>(column).map_err(lines::corrupt);
-    let mut batch = Batch::default();
-    batch.add(
-        &Owner {
-            tenant: tenant.as_str(),
-            user: text("user_id")?,
-            team: text("team_id")?,
-            session: text("session_id")?,
-            provider: text("provider")?,
-            model: text("model")?,
-            charge_time_us: row.try_get("charge_time").map_err(lines::corrupt)?,
-        },
-        &sums,
-    );
-    let sums = batch.bind(totals)?;
-    sums.execute(connection).await.map_err(unavailable)?;
-    Ok(true)
-}
-
-async fn last_position(connection: &mut SqliteConnection) -> Result<i64, Error> {
+pub(super) async fn last_position(connection: &mut SqliteConnection) -> Result<i64, Error> {
     sqlx::query_scalar("SELECT last_position FROM ledger_state WHERE id = 1")
         .fetch_one(connection)
         .await
         .map_err(unavailable)
 }
 
-async fn set_last_position(connection: &mut SqliteConnection, last: i64) -> Result<(), Error> {
+pub(super) async fn set_last_position(
+    connection: &mut SqliteConnection,
+    last: i64,
+) -> Result<(), Error> {
     sqlx::query("UPDATE ledger_state SET last_position = ?1 WHERE id = 1")
         .bind(last)
         .execute(connection)

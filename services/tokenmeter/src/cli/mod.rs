@@ -8,6 +8,7 @@ mod json;
 mod normalize;
 mod prices;
 mod render;
+mod retry;
 mod rows;
 mod status;
 mod time;
@@ -128,6 +129,9 @@ mod tests {
             "tokenmeter config check",
             "tokenmeter --server h:1 import provider-jsonl f --user u --label a=b --label c=d",
             "tokenmeter import provider-jsonl f --server h:1 --report json --strict --restart",
+            "tokenmeter import events-jsonl f.gz --team t --strict",
+            "tokenmeter import csv f --map input=a --map label.k=b --set model=m --time-unit ms",
+            "tokenmeter import csv f --no-header --map input=1 --time-zone Asia/Kolkata",
             "tokenmeter usage user",
             "tokenmeter usage user u --interval day --interval lifetime --output json",
             "tokenmeter usage session s",
@@ -151,6 +155,8 @@ mod tests {
             "tokenmeter",
             "tokenmeter import provider-jsonl",
             "tokenmeter import provider-jsonl f --label nokey",
+            "tokenmeter import csv f --map input",
+            "tokenmeter import csv f --map input=1 --time-unit s --time-zone UTC",
             "tokenmeter import provider-jsonl f --time yesterday",
             "tokenmeter usage session",
             "tokenmeter usage user --interval year",

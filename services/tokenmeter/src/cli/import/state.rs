@@ -44,6 +44,9 @@ pub(super) struct Progress {
     pub(super) recorded: u64,
     /// Events that stood there already.
     pub(super) duplicates: u64,
+    /// Rows left out, as voided events are.
+    #[serde(default)]
+    pub(super) skipped: u64,
     /// Rows refused, by reason.
     pub(super) refused: BTreeMap<String, u64>,
     /// The first [`MAX_LISTED`] of them.

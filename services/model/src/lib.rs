@@ -12,6 +12,7 @@ pub mod id;
 pub mod money;
 pub mod price;
 pub mod provider;
+pub mod ratio;
 pub mod tier;
 pub mod totals;
 pub mod zone;

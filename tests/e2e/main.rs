@@ -13,5 +13,6 @@ mod health;
 mod import;
 mod lifecycle;
 mod reflection;
+mod stream_usage;
 mod support;
 mod tour;

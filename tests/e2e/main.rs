@@ -13,6 +13,7 @@ mod health;
 mod import;
 mod lifecycle;
 mod reflection;
+mod stream_usage;
 mod support;
 mod tour;
 mod traces;

@@ -127,7 +127,7 @@ async fn streamed(
     let (sequences, drafts): (Vec<_>, Vec<_>) = events
         .into_iter()
         .map(|one| {
-            let draft = event::draft(one.event.unwrap_or_default());
+            let draft = one.event.map(event::draft);
             (one.sequence, stream::numbered(one.sequence, draft))
         })
         .unzip();

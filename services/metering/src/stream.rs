@@ -110,23 +110,16 @@ where
     let mut waiting = Waiting::default();
     // Whether the last message that was handed over still lies there.
     let mut handing = false;
+    // When the transport last took something, or had everything until then.
     let mut last_progress = Instant::now();
     let mut end = None;
     while end.is_none() || handing || !recording.is_empty() || !waiting.results.is_empty() {
         let unread = handing || !waiting.results.is_empty();
-        if !unread {
-            last_progress = Instant::now();
-        }
         tokio::select! {
-            next = reading.next(), if end.is_none() => match next {
-                Some(Ok((events, room))) => {
-                    let results = record(events);
-                    recording.push(async { (results.await, room) });
-                }
-                Some(Err(why)) => end = Some(why),
-                None => end = Some(End::ShuttingDown),
-            },
-            Some((results, room)) = recording.next() => waiting.add(results, room),
+            // What lets go of room comes before what takes some, and the client's time is up only if
+            // it has taken nothing at this moment either.
+            biased;
+            () = hand.closed() => return End::Gone,
             free = hand.reserve(), if unread => {
                 let Ok(free) = free else { return End::Gone };
                 last_progress = Instant::now();
@@ -136,10 +129,23 @@ where
                     free.send(answer);
                 }
             }
+            Some((results, room)) = recording.next() => {
+                if !unread {
+                    last_progress = Instant::now();
+                }
+                waiting.add(results, room);
+            }
+            next = reading.next(), if end.is_none() => match next {
+                Some(Ok((events, room))) => {
+                    let results = record(events);
+                    recording.push(async { (results.await, room) });
+                }
+                Some(Err(why)) => end = Some(why),
+                None => end = Some(End::ShuttingDown),
+            },
             () = sleep_until(last_progress + rules.unread_limit), if unread => {
                 return End::AcksUnread;
             }
-            () = hand.closed() => return End::Gone,
         }
     }
     end.unwrap_or(End::Gone)
@@ -216,14 +222,16 @@ impl<R> Waiting<R> {
     }
 }
 
-/// The draft of an event of a stream: refused if its number is, whatever it is itself.
+/// The draft of an event of a stream: refused if it is absent, or if its number is out of bounds,
+/// whatever it is itself.
 ///
 /// # Errors
 /// What is out of bounds.
 pub fn numbered(
     sequence: i64,
-    draft: Result<Draft, Vec<Violation>>,
+    draft: Option<Result<Draft, Vec<Violation>>>,
 ) -> Result<Draft, Vec<Violation>> {
+    let draft = draft.unwrap_or_else(|| Err(vec![Violation::new("event", "is required")]));
     if sequence >= 0 {
         return draft;
     }

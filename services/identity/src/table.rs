@@ -101,7 +101,7 @@ pub const TABLE: &[Access] = &[
     now("AdminService/ListUnpricedModels", Required, TENANT),
     now("AdminService/GetStatus", Optional, ANY),
     now("AdminService/GetCaller", Optional, ANY),
-    later("AdminService/RepriceUsage", Required, ADMIN),
+    now("AdminService/RepriceUsage", Required, ADMIN),
     later("AdminService/CreateProfile", Required, ADMIN),
     later("AdminService/GetProfile", Required, METER_TENANT),
     later("AdminService/ListProfiles", Required, METER_TENANT),

@@ -32,6 +32,14 @@ pub enum Error {
         /// The fields in which the payloads differ.
         differing: Vec<&'static str>,
     },
+    /// The id stands for an item with another content.
+    #[error("{field} {id} stands with another content")]
+    ItemConflict {
+        /// The field that carries the id.
+        field: &'static str,
+        /// The id.
+        id: String,
+    },
     /// The id stands for an event that was voided, with another payload.
     #[error("event {0} was voided")]
     Voided(String),
@@ -73,6 +81,14 @@ impl From<Error> for Failure {
             )
             .resource("usage_event", event_id)
             .metadata("differing_fields", differing.join(",")),
+            Error::ItemConflict { field, id } => Self::new(
+                ErrorReason::EventConflict,
+                format!(
+                    "{field} stands with another content; send the item as it was first sent, or \
+                     give this one an id of its own"
+                ),
+            )
+            .resource(field.trim_end_matches("_id"), id),
             Error::Voided(event_id) => Self::new(
                 ErrorReason::EventVoided,
                 "event_id stands for an event that was voided; record the correct usage under an id \

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokenmeter_identity::Caller;
 use tokenmeter_model::bounds::{MAX_BATCH_EVENTS, Violation};
 use tokenmeter_model::event::{Draft, Event, ProviderUsage, Usage};
-use tokenmeter_model::price::{Quote, quote};
+use tokenmeter_model::price::Quote;
 use tokenmeter_model::provider::{self, Normalized, Provider, Response};
 use tokenmeter_model::tier::ServiceTier;
 use tokenmeter_store::books::{Books, TenantBook};
@@ -268,17 +268,13 @@ fn fill(event: &mut Event, known: Option<Provider>, usage: &ProviderUsage) -> Re
     Ok(())
 }
 
-/// Prices every line at its charge time. A line without a price, or whose cost is out of bounds, is
-/// unpriced, never free (R16), and never a reason to refuse: the price book may have changed since
+/// Prices every line at its charge time. A line that cannot be priced is never a reason to refuse: the price book may have changed since
 /// the event was first recorded, and a retry must find its first answer.
 fn quotes(book: &TenantBook, event: &Event, charge_time_us: i64) -> Vec<Option<Quote>> {
     let tier = ServiceTier::served(&event.provider, &event.service_tier);
     event
         .lines
         .iter()
-        .map(|line| {
-            let price = book.find(&event.provider, &line.model, charge_time_us)?;
-            quote(price, line, tier).ok()
-        })
+        .map(|line| book.quote(&event.provider, tier, line, charge_time_us))
         .collect()
 }

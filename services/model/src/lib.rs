@@ -9,6 +9,7 @@ pub mod event;
 pub mod fault;
 pub mod fingerprint;
 pub mod id;
+pub mod item;
 pub mod money;
 pub mod price;
 pub mod provider;

@@ -1,6 +1,7 @@
 //! The port `Ledger`: the system of record of every event, total and price.
 
 pub mod correction;
+pub mod items;
 pub mod log;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 use self::correction::{
     Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void, VoidOutcome,
 };
+use self::items::{ItemOutcome, ItemSubmission};
 
 /// An event that passed every check, priced, ready to be recorded.
 #[derive(Debug, Clone)]
@@ -297,6 +299,9 @@ pub trait Ledger: Send + Sync + 'static {
         after: Option<(&str, &str)>,
         limit: i64,
     ) -> Result<UnpricedPage, Error>;
+
+    /// Records a batch of items beside usage; one outcome an item, in order.
+    async fn record_items(&self, batch: Arc<[ItemSubmission]>) -> Result<Vec<ItemOutcome>, Error>;
 
     /// Takes an event out of every total, with compensating entries.
     async fn void(&self, void: Void) -> Result<VoidOutcome, Error>;

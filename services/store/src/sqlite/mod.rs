@@ -3,6 +3,7 @@
 
 mod correct;
 mod insert;
+mod items;
 mod lines;
 mod prices;
 mod read;
@@ -24,19 +25,20 @@ use sqlx::{ConnectOptions as _, migrate::Migrator};
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use self::writer::{Batched, Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{
     Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void, VoidOutcome,
 };
+use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
     Error, EventQuery, Ledger, Outcome, Range, Recorded, ServiceQuery, ServiceUsage, Session,
     StoredPrice, Subject, Submission, UnpricedPage, log,
 };
 
-/// Events that may wait for the writer; more are refused with [`Error::Overloaded`].
+/// Events and items that may wait for the writer; more are refused with [`Error::Overloaded`].
 pub const MAX_QUEUED_EVENTS: usize = 16_384;
 /// Connections that read.
 const READERS: u32 = 8;
@@ -121,6 +123,18 @@ impl Sqlite {
         })
     }
 
+    /// Takes places in the queue before the writer, as many as there are events or items.
+    fn queue(&self, places: usize) -> Result<OwnedSemaphorePermit, Error> {
+        let overloaded = || Error::Overloaded(MAX_QUEUED_EVENTS - self.queue.available_permits());
+        let places = match is_planted(Planted::EndlessQueue) {
+            true => 0,
+            false => u32::try_from(places).map_err(|_| overloaded())?,
+        };
+        Arc::clone(&self.queue)
+            .try_acquire_many_owned(places)
+            .map_err(|_| overloaded())
+    }
+
     /// Hands a job to the writer and waits for its answer.
     async fn ask<T>(
         &self,
@@ -160,14 +174,7 @@ impl Ledger for Sqlite {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let overloaded = || Error::Overloaded(MAX_QUEUED_EVENTS - self.queue.available_permits());
-        let events = match is_planted(Planted::EndlessQueue) {
-            true => 0,
-            false => u32::try_from(batch.len()).map_err(|_| overloaded())?,
-        };
-        let queued = Arc::clone(&self.queue)
-            .try_acquire_many_owned(events)
-            .map_err(|_| overloaded())?;
+        let queued = self.queue(batch.len())?;
         self.ask(|reply| {
             Job::Record(Batched {
                 batch,
@@ -210,6 +217,21 @@ impl Ledger for Sqlite {
         limit: i64,
     ) -> Result<UnpricedPage, Error> {
         read::unpriced(&self.readers, tenant.as_str(), after, limit).await
+    }
+
+    async fn record_items(&self, batch: Arc<[ItemSubmission]>) -> Result<Vec<ItemOutcome>, Error> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let queued = self.queue(batch.len())?;
+        self.ask(|reply| {
+            Job::Items(Batched {
+                batch,
+                reply,
+                queued,
+            })
+        })
+        .await
     }
 
     async fn void(&self, void: Void) -> Result<VoidOutcome, Error> {

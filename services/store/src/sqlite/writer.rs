@@ -14,9 +14,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use super::insert::{Bound, Insert};
 use super::lines::{self, NewLine};
 use super::totals::{self, Batch, Owner};
-use super::{correct, prices, read, unavailable};
+use super::{correct, items, prices, read, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{RepriceStep, Void, VoidOutcome};
+use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{Error, Outcome, Submission};
 
 /// Events that one transaction takes at most, whole calls aside: a call of 1,000 events may join a
@@ -28,7 +29,8 @@ pub(super) type Outcomes = Result<Vec<Result<Outcome, Error>>, Error>;
 
 /// Work for the writer.
 pub(super) enum Job {
-    Record(Batched),
+    Record(Batched<Submission, Result<Outcome, Error>>),
+    Items(Batched<ItemSubmission, ItemOutcome>),
     Void {
         void: Void,
         reply: oneshot::Sender<Result<VoidOutcome, Error>>,
@@ -51,10 +53,10 @@ pub(super) enum Job {
     },
 }
 
-/// One call's events, and its place in the queue's bound until it is answered.
-pub(super) struct Batched {
-    pub(super) batch: Arc<[Submission]>,
-    pub(super) reply: oneshot::Sender<Outcomes>,
+/// One call's events or items, and its places in the queue's bound until it is answered.
+pub(super) struct Batched<S, O> {
+    pub(super) batch: Arc<[S]>,
+    pub(super) reply: oneshot::Sender<Result<Vec<O>, Error>>,
     pub(super) queued: OwnedSemaphorePermit,
 }
 
@@ -96,9 +98,20 @@ impl Writer {
             };
             match job {
                 Job::Record(first) => {
-                    let (group, after) = gather(first, &mut jobs);
+                    let (group, after) = gather(first, &mut jobs, |job| match job {
+                        Job::Record(more) => Ok(more),
+                        other => Err(other),
+                    });
                     next = after;
                     self.record(group).await;
+                }
+                Job::Items(first) => {
+                    let (group, after) = gather(first, &mut jobs, |job| match job {
+                        Job::Items(more) => Ok(more),
+                        other => Err(other),
+                    });
+                    next = after;
+                    self.record_items(group).await;
                 }
                 Job::Void { void, reply } => {
                     let done = correct::void(&mut self.connection, &self.totals, &void).await;
@@ -138,27 +151,17 @@ impl Writer {
     }
 
     /// Records a group and answers each call in it.
-    async fn record(&mut self, group: Vec<Batched>) {
+    async fn record(&mut self, group: Vec<Batched<Submission, Result<Outcome, Error>>>) {
         let submissions: Vec<&Submission> = group.iter().flat_map(|one| one.batch.iter()).collect();
-        let outcomes = self
-            .write_parts(&submissions)
-            .await
-            .map_err(|error| error.to_string());
-        let mut outcomes = outcomes.map(Vec::into_iter);
-        for Batched {
-            batch,
-            reply,
-            queued,
-        } in group
-        {
-            let answer = match &mut outcomes {
-                Ok(outcomes) => Ok(outcomes.by_ref().take(batch.len()).collect()),
-                Err(text) => Err(Error::Unavailable(text.clone())),
-            };
-            // The caller may have gone; what is committed stands all the same.
-            let _ = reply.send(answer);
-            drop(queued);
-        }
+        let outcomes = self.write_parts(&submissions).await;
+        answer(group, outcomes);
+    }
+
+    /// Records a group of items in one transaction and answers each call in it.
+    async fn record_items(&mut self, group: Vec<Batched<ItemSubmission, ItemOutcome>>) {
+        let batches = group.iter().flat_map(|one| one.batch.iter());
+        let outcomes = write_items(&mut self.connection, batches).await;
+        answer(group, outcomes);
     }
 
     /// Records what fits: a part that does not fit is halved until what does not fit is alone, so
@@ -275,21 +278,63 @@ impl Writer {
     }
 }
 
-/// Takes what waits, up to [`GROUP_EVENTS`], and the job of another kind that ended the group.
-fn gather(first: Batched, jobs: &mut mpsc::Receiver<Job>) -> (Vec<Batched>, Option<Job>) {
-    let mut events = first.batch.len();
+/// Takes what waits of one kind, up to [`GROUP_EVENTS`], and the job of another kind that ended the
+/// group.
+fn gather<S, O>(
+    first: Batched<S, O>,
+    jobs: &mut mpsc::Receiver<Job>,
+    more: impl Fn(Job) -> Result<Batched<S, O>, Job>,
+) -> (Vec<Batched<S, O>>, Option<Job>) {
+    let mut gathered = first.batch.len();
     let mut group = vec![first];
-    while events < GROUP_EVENTS {
-        match jobs.try_recv() {
-            Ok(Job::Record(more)) => {
-                events += more.batch.len();
+    while gathered < GROUP_EVENTS {
+        let Ok(job) = jobs.try_recv() else { break };
+        match more(job) {
+            Ok(more) => {
+                gathered += more.batch.len();
                 group.push(more);
             }
-            Ok(other) => return (group, Some(other)),
-            Err(_) => break,
+            Err(other) => return (group, Some(other)),
         }
     }
     (group, None)
+}
+
+/// Gives each call of a group its part of the outcomes.
+fn answer<S, O>(group: Vec<Batched<S, O>>, outcomes: Result<Vec<O>, Error>) {
+    let outcomes = outcomes.map_err(|error| error.to_string());
+    let mut outcomes = outcomes.map(Vec::into_iter);
+    for Batched {
+        batch,
+        reply,
+        queued,
+    } in group
+    {
+        let answer = match &mut outcomes {
+            Ok(outcomes) => Ok(outcomes.by_ref().take(batch.len()).collect()),
+            Err(text) => Err(Error::Unavailable(text.clone())),
+        };
+        // The caller may have gone; what is committed stands all the same.
+        let _ = reply.send(answer);
+        drop(queued);
+    }
+}
+
+/// One transaction of items. They have no place in the commit order of usage.
+async fn write_items(
+    connection: &mut SqliteConnection,
+    submissions: impl Iterator<Item = &ItemSubmission>,
+) -> Result<Vec<ItemOutcome>, Error> {
+    let mut transaction = connection
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .map_err(unavailable)?;
+    let mut outcomes = Vec::new();
+    for submission in submissions {
+        outcomes.push(items::record(&mut transaction, submission).await?);
+    }
+    transaction.commit().await.map_err(unavailable)?;
+    Ok(outcomes)
 }
 
 /// Binds the lines of these submissions and adds up what they add to totals.

@@ -1,15 +1,18 @@
-//! Random sequences of records, retries, conflicts, voids and reprices against a small reference.
+//! Random sequences of records, retries, conflicts, voids, reprices and items against a small reference.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 
 use proptest::prelude::*;
 use tokenmeter_model::event::Event;
+use tokenmeter_model::item::{Item, ToolInvocation, ToolStatus};
 use tokenmeter_model::price::Quote;
 use tokenmeter_model::totals::{BUCKET_US, Totals};
 use tokenmeter_store::ledger::correction::{Adjustment, RepriceQuery, RepriceStep, VoidOutcome};
+use tokenmeter_store::ledger::items::ItemOutcome;
 use tokenmeter_store::ledger::{EventQuery, Ledger, Outcome, Range, ServiceQuery, Subject, Voided};
 
+use super::items::{champion, message, record_items, tool};
 use super::{T0, event, line, quote, record, request, submission, tenant};
 
 /// The reference: every accepted event once.
@@ -75,7 +78,21 @@ enum Step {
     Reprice { cost: i64, include_priced: bool },
     /// Voids an event, if there is one of this id.
     Void(u8),
+    /// Sends items; ids repeat, as with events.
+    Items(Vec<SentItem>),
 }
+
+/// An item of one of three kinds, with one of a few ids and contents.
+#[derive(Debug, Clone)]
+struct SentItem {
+    kind: u8,
+    id: u8,
+    content: u8,
+}
+
+/// The reference of items: by kind and id, the contents that are known of it, last the one that
+/// stands, and when the first came.
+type Items = BTreeMap<(u8, u8), (Vec<u8>, i64)>;
 
 #[derive(Debug, Clone)]
 struct Sent {
@@ -98,12 +115,17 @@ fn sent() -> impl Strategy<Value = Sent> {
     )
 }
 
+fn sent_item() -> impl Strategy<Value = SentItem> {
+    (0..3_u8, 0..5_u8, 0..4_u8).prop_map(|(kind, id, content)| SentItem { kind, id, content })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => proptest::collection::vec(sent(), 1..12).prop_map(Step::Record),
         1 => (1..1_000_i64, any::<bool>())
             .prop_map(|(cost, include_priced)| Step::Reprice { cost, include_priced }),
         2 => (0..24_u8).prop_map(Step::Void),
+        1 => proptest::collection::vec(sent_item(), 1..12).prop_map(Step::Items),
     ]
 }
 
@@ -158,6 +180,7 @@ where
             runtime.block_on(async {
                 let (ledger, _kept) = open().await;
                 let mut reference = Reference::new();
+                let mut known = Items::new();
                 for (n, step) in steps.iter().enumerate() {
                     // A request of its own for each step.
                     let name = format!("request-{n}");
@@ -168,6 +191,10 @@ where
                             include_priced,
                         } => {
                             reprice(&ledger, &mut reference, &name, *cost, *include_priced).await;
+                        }
+                        Step::Items(sent) => {
+                            let now = T0 + i64::try_from(n).unwrap();
+                            send_items(&ledger, &mut known, sent, now).await;
                         }
                         Step::Void(id) => void(&ledger, &mut reference, &name, *id).await,
                     }
@@ -219,6 +246,46 @@ async fn send(ledger: &impl Ledger, reference: &mut Reference, sent: &[Sent]) {
                 other => panic!("{other:?}"),
             },
         }
+    }
+}
+
+/// Contents 0 and 1 of a tool are starts of one use, 2 and 3 are ends of it.
+fn build_item(sent: &SentItem) -> Item {
+    let id = format!("i{}", sent.id);
+    let content = i64::from(sent.content);
+    match sent.kind {
+        0 => {
+            let status = match sent.content {
+                0 | 1 => ToolStatus::Started,
+                _ => ToolStatus::Failed,
+            };
+            Item::Tool(ToolInvocation {
+                estimated_tokens: content,
+                ..tool(&id, status)
+            })
+        }
+        1 => message(&id, content),
+        _ => champion(&id, content + 1),
+    }
+}
+
+async fn send_items(ledger: &impl Ledger, known: &mut Items, sent: &[SentItem], now: i64) {
+    let batch = sent.iter().map(build_item).collect();
+    let outcomes = record_items(ledger, "a", batch, now).await;
+    for (outcome, one) in outcomes.into_iter().zip(sent) {
+        let (contents, recorded_at_us) =
+            known.entry((one.kind, one.id)).or_insert((Vec::new(), now));
+        let recorded_at_us = *recorded_at_us;
+        let ends = one.kind == 0 && one.content >= 2 && matches!(contents[..], [0 | 1]);
+        let expected = if contents.contains(&one.content) {
+            ItemOutcome::Duplicate { recorded_at_us }
+        } else if contents.is_empty() || ends {
+            contents.push(one.content);
+            ItemOutcome::Recorded { recorded_at_us }
+        } else {
+            ItemOutcome::Conflict
+        };
+        assert_eq!(outcome, expected, "{one:?}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The port `Ledger`: the system of record of every event, total and price.
 
 pub mod log;
+pub mod reports;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -285,7 +286,7 @@ impl Error {
 ///
 /// Every method is atomic. `record` acknowledges only what is on disk.
 #[async_trait]
-pub trait Ledger: Send + Sync + 'static {
+pub trait Ledger: reports::Reports + Send + Sync + 'static {
     /// Records a batch; one outcome a submission, in order. A bad one never fails the others.
     async fn record(&self, batch: Arc<[Submission]>) -> Result<Vec<Result<Outcome, Error>>, Error>;
 

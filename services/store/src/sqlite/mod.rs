@@ -3,9 +3,13 @@
 
 mod insert;
 mod lines;
+mod messages;
 mod prices;
 mod read;
+mod reports;
 mod service;
+mod sessions;
+mod tools;
 mod totals;
 mod writer;
 

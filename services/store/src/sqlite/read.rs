@@ -234,7 +234,7 @@ async fn by_position(
 }
 
 /// Adds every line's corrections to its quote.
-async fn apply_corrections(
+pub(super) async fn apply_corrections(
     connection: &mut sqlx::SqliteConnection,
     events: &mut [Recorded],
 ) -> Result<(), Error> {

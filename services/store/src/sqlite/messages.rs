@@ -51,7 +51,9 @@ pub(super) async fn list(
     let entries = places
         .iter()
         .filter_map(|(is_event, place)| match is_event {
-            true => events.remove(place).map(|one| Message::Event(Box::new(one))),
+            true => events
+                .remove(place)
+                .map(|one| Message::Event(Box::new(one))),
             false => items.remove(place).map(|one| Message::Item(Box::new(one))),
         })
         .collect();
@@ -88,13 +90,12 @@ async fn items(
     connection: &mut SqliteConnection,
     numbers: &[i64],
 ) -> Result<HashMap<i64, MessageItem>, Error> {
-    let rows = sqlx::query(
-        "SELECT * FROM messages WHERE number IN (SELECT value FROM json_each(?1))",
-    )
-    .bind(json(&numbers)?)
-    .fetch_all(connection)
-    .await
-    .map_err(unavailable)?;
+    let rows =
+        sqlx::query("SELECT * FROM messages WHERE number IN (SELECT value FROM json_each(?1))")
+            .bind(json(&numbers)?)
+            .fetch_all(connection)
+            .await
+            .map_err(unavailable)?;
     rows.iter()
         .map(|row| {
             let text = |column: &str| row.try_get::<String, _>(column).map_err(corrupt);

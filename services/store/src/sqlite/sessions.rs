@@ -194,9 +194,7 @@ async fn add_items(
         let session_id: &str = row.try_get(0).map_err(corrupt)?;
         if let Some(summary) = found.get_mut(session_id) {
             let tool = row.try_get(1).map_err(corrupt)?;
-            summary
-                .tools
-                .push((tool, row.try_get(2).map_err(corrupt)?));
+            summary.tools.push((tool, row.try_get(2).map_err(corrupt)?));
         }
     }
     let messages = include_str!("queries/session_messages.sql");

@@ -16,4 +16,6 @@ mod wire;
 
 pub use error::Error;
 pub use grpc::Grpc;
+pub use periods::{Period, PeriodPage, PeriodQuery};
 pub use service::Analytics;
+pub use sessions::{ListedSession, SessionPage};

@@ -150,6 +150,8 @@ pub(super) fn read_models(rows: &[SqliteRow]) -> Result<Vec<ModelTotals>, Error>
             })
         })
         .collect::<Result<Vec<_>, Error>>()?;
+    // A model all of whose events are voided has no line left.
+    models.retain(|model| model.totals.lines > 0);
     models.sort_by(|a, b| (&a.provider, &a.model).cmp(&(&b.provider, &b.model)));
     Ok(models)
 }

@@ -5,10 +5,14 @@ mod correct;
 mod insert;
 mod items;
 mod lines;
+mod messages;
 mod prices;
 mod read;
+mod reports;
 mod requests;
 mod service;
+mod sessions;
+mod tools;
 mod totals;
 mod writer;
 

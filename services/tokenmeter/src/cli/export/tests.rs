@@ -16,11 +16,13 @@ use v1::analytics_service_server::{AnalyticsService, AnalyticsServiceServer};
 use super::*;
 use crate::cli::{Cli, Command};
 
+/// After how many parts a connection breaks, and why, if the server says.
+type Break = (usize, Option<ErrorReason>);
+
 /// Three parts of one event each, the second voided. The token of a part is its number.
 #[derive(Clone, Default)]
 struct Parts {
-    /// After how many parts each connection breaks, and how.
-    breaks: Arc<Mutex<Vec<(usize, Option<ErrorReason>)>>>,
+    breaks: Arc<Mutex<Vec<Break>>>,
     asked: Arc<Mutex<Vec<v1::ExportUsageRequest>>>,
     /// What the summary says too much.
     wrong: i64,
@@ -128,7 +130,7 @@ async fn a_broken_export_goes_on_and_is_whole_in_the_end() {
         .unwrap();
     assert_eq!(fs::read_to_string(&out).unwrap(), whole());
     assert_eq!(files(folder.path()), ["out.jsonl"]);
-    let asked = parts.asked.lock().unwrap();
+    let asked = parts.asked.lock().unwrap().clone();
     let tokens: Vec<_> = asked
         .iter()
         .map(|asked| asked.resume_token.as_str())

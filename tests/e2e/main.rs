@@ -11,6 +11,7 @@ mod crash;
 mod durability;
 mod health;
 mod import;
+mod import_files;
 mod lifecycle;
 mod reflection;
 mod stream_usage;

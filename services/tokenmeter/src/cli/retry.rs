@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
 use super::error::{Error, describe};
+use super::render::note;
 
 /// The first pause before a retry.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -25,6 +26,19 @@ pub(crate) struct Retry {
 }
 
 impl Retry {
+    /// Patience for so long, with a line on standard error for every failure.
+    pub(crate) fn with_notes(keep_trying: Duration) -> Self {
+        let notice = Box::new(|cause: &str| {
+            if !cause.is_empty() {
+                note(cause);
+            }
+        });
+        Self {
+            keep_trying,
+            notice,
+        }
+    }
+
     /// Begins to count failures.
     pub(crate) fn patience(&self) -> Patience<'_> {
         Patience {

@@ -3,6 +3,7 @@
 
 mod insert;
 mod lines;
+mod log;
 mod prices;
 mod read;
 mod service;
@@ -28,7 +29,8 @@ use self::writer::{Batched, Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::{
     Adjustment, Error, EventQuery, Ledger, Outcome, Range, Recorded, RepriceCandidate,
-    ServiceQuery, ServiceUsage, Session, StoredPrice, Subject, Submission, UnpricedPage, log,
+    ServiceQuery, ServiceUsage, Session, StoredPrice, Subject, Submission, UnpricedPage,
+    log as ledger_log,
 };
 
 /// Events that may wait for the writer; more are refused with [`Error::Overloaded`].
@@ -271,11 +273,11 @@ impl Ledger for Sqlite {
 
     async fn log(
         &self,
-        _tenant: &TenantId,
-        _after: i64,
-        _positions: i64,
-    ) -> Result<log::Page, Error> {
-        Err(Error::Unavailable("the log cannot be read yet".into()))
+        tenant: &TenantId,
+        after: i64,
+        positions: i64,
+    ) -> Result<ledger_log::Page, Error> {
+        log::page(&self.readers, tenant.as_str(), after, positions).await
     }
 
     fn secret(&self) -> &[u8] {

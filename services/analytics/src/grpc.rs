@@ -1,6 +1,7 @@
 //! The contract `AnalyticsService`: convert, call, convert back. What this version does not answer
 //! is refused before it gets here (`tokenmeter_identity::TABLE`).
 
+use futures_util::StreamExt as _;
 use tokenmeter_api::convert::{event, time};
 use tokenmeter_api::v1;
 use tokenmeter_api::v1::analytics_service_server::AnalyticsService;
@@ -8,9 +9,11 @@ use tokenmeter_identity::Caller;
 use tokenmeter_model::bounds::Violation;
 use tokenmeter_model::totals::Totals;
 use tokenmeter_store::ledger::{self, EventQuery, Latency, ModelTotals, Range, ServiceQuery};
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use crate::error::Error;
+use crate::live::{Live, wire};
 use crate::service::{Analytics, Interval};
 
 /// Most statuses that filter a list: there are no more.
@@ -21,14 +24,19 @@ const MAX_MODELS: usize = 1_000;
 /// [`Analytics`] over gRPC.
 pub struct Grpc {
     analytics: Analytics,
+    live: Live,
     /// The ledger's epoch, which every position starts with.
     epoch: String,
 }
 
 impl Grpc {
     /// The service, with the epoch of its ledger.
-    pub fn new(analytics: Analytics, epoch: String) -> Self {
-        Self { analytics, epoch }
+    pub fn new(analytics: Analytics, live: Live, epoch: String) -> Self {
+        Self {
+            analytics,
+            live,
+            epoch,
+        }
     }
 }
 
@@ -144,6 +152,25 @@ impl AnalyticsService for Grpc {
             users: usage.users,
             sessions: usage.sessions,
         }))
+    }
+
+    async fn stream_token_events(
+        &self,
+        request: Request<v1::StreamTokenEventsRequest>,
+    ) -> Result<Response<BoxStream<v1::StreamTokenEventsResponse>>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let heartbeat = wire::interval(asked.heartbeat_interval)?;
+        let filter = wire::asked(asked.filter)?;
+        let items = self
+            .live
+            .subscribe(&caller, filter, &asked.resume_token, heartbeat)?;
+        let epoch = self.epoch.clone();
+        let responses = items.map(move |item| match item {
+            Ok(item) => Ok(wire::response(item, &epoch)),
+            Err(error) => Err(error.into()),
+        });
+        Ok(Response::new(Box::pin(responses)))
     }
 }
 

@@ -5,8 +5,10 @@
 
 mod error;
 mod grpc;
+pub mod live;
 mod service;
 
 pub use error::Error;
 pub use grpc::Grpc;
+pub use live::Live;
 pub use service::Analytics;

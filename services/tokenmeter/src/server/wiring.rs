@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokenmeter_admin::{PriceAdmin, Probe, StatusAdmin};
-use tokenmeter_analytics::Analytics;
+use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
+use tokenmeter_api::streams::Streams;
 use tokenmeter_api::v1::admin_service_server::AdminServiceServer;
 use tokenmeter_api::v1::analytics_service_server::AnalyticsServiceServer;
 use tokenmeter_api::v1::metering_service_server::MeteringServiceServer;
@@ -149,6 +150,7 @@ fn add_services(
 ) {
     let clock = clock::system();
     let books = Arc::new(Books::new(Arc::clone(ledger)));
+    let streams = Streams::new(config.max_open_streams);
     for role in &config.roles {
         match role {
             ServeRole::Metering => {
@@ -160,7 +162,14 @@ fn add_services(
             ServeRole::Analytics => {
                 let service =
                     Analytics::new(Arc::clone(ledger), Arc::clone(&clock), config.zone.clone());
-                let grpc = tokenmeter_analytics::Grpc::new(service, ledger.epoch().to_owned());
+                let live = Live::new(
+                    Arc::clone(ledger),
+                    streams.clone(),
+                    Arc::clone(&clock),
+                    draining.clone(),
+                );
+                let grpc =
+                    tokenmeter_analytics::Grpc::new(service, live, ledger.epoch().to_owned());
                 routes.add_service(tuned!(AnalyticsServiceServer::new(grpc), config));
             }
             ServeRole::Admin => {

@@ -92,7 +92,7 @@ pub const TABLE: &[Access] = &[
     later("AnalyticsService/ListLimitHits", Required, READ),
     later("AnalyticsService/ListLifecycleEvents", Required, READ),
     later("AnalyticsService/QueryUsage", Required, READ),
-    later("AnalyticsService/StreamTokenEvents", Required, READ),
+    now("AnalyticsService/StreamTokenEvents", Required, READ),
     later("AnalyticsService/WatchUsage", Required, READ),
     later("AnalyticsService/ExportUsage", Required, TENANT),
     now("AdminService/SetPrices", Required, ADMIN),

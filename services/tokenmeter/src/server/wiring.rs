@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokenmeter_admin::{PriceAdmin, Probe, RepriceAdmin, StatusAdmin};
-use tokenmeter_analytics::Analytics;
+use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
 use tokenmeter_api::streams::Streams;
 use tokenmeter_api::v1::admin_service_server::AdminServiceServer;
@@ -172,7 +172,14 @@ fn add_services(
             ServeRole::Analytics => {
                 let service =
                     Analytics::new(Arc::clone(ledger), Arc::clone(&clock), config.zone.clone());
-                let grpc = tokenmeter_analytics::Grpc::new(service, ledger.epoch().to_owned());
+                let live = Live::new(
+                    Arc::clone(ledger),
+                    streams.clone(),
+                    Arc::clone(&clock),
+                    draining.clone(),
+                );
+                let grpc =
+                    tokenmeter_analytics::Grpc::new(service, live, ledger.epoch().to_owned());
                 routes.add_service(tuned!(AnalyticsServiceServer::new(grpc), config));
             }
             ServeRole::Admin => {

@@ -8,6 +8,7 @@ use tokenmeter_api::v1::metering_service_server::MeteringService;
 use tokenmeter_identity::Caller;
 use tonic::{Request, Response, Status};
 
+use crate::metrics;
 use crate::service::{Metering, Recorded};
 
 /// [`Metering`] over gRPC.
@@ -21,11 +22,9 @@ impl MeteringService for Grpc {
     ) -> Result<Response<v1::RecordUsageResponse>, Status> {
         let caller = Caller::of(request.extensions())?;
         let draft = event::draft(request.into_inner().event.unwrap_or_default());
-        let recorded = self
-            .0
-            .record(&caller, draft)
-            .await
-            .map_err(|error| within("event", error.into()))?;
+        let result = self.0.record(&caller, draft).await;
+        metrics::tell([&result]);
+        let recorded = result.map_err(|error| within("event", error.into()))?;
         let recorded = Some(recorded_usage(recorded));
         Ok(Response::new(v1::RecordUsageResponse { recorded }))
     }
@@ -46,6 +45,7 @@ impl MeteringService for Grpc {
             .record_batch(&caller, drafts)
             .await
             .map_err(Failure::from)?;
+        metrics::tell(&results);
         let results = results
             .into_iter()
             .map(|result| match result {

@@ -6,6 +6,7 @@
 
 mod error;
 mod grpc;
+pub mod metrics;
 mod service;
 
 pub use error::Error;

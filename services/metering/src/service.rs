@@ -13,6 +13,7 @@ use tokenmeter_store::clock::Clock;
 use tokenmeter_store::ledger::{self, Ledger, Submission};
 
 use crate::error::Error;
+use crate::metrics;
 
 /// Records usage.
 pub struct Metering {
@@ -66,6 +67,20 @@ impl Metering {
     /// # Errors
     /// Why the batch as a whole was not tried: its size, or the ledger.
     pub async fn record_batch(
+        &self,
+        caller: &Caller,
+        drafts: Vec<Result<Draft, Vec<Violation>>>,
+    ) -> Result<Vec<Result<Recorded, Error>>, Error> {
+        let events = drafts.len() as u64;
+        let results = self.try_batch(caller, drafts).await;
+        match &results {
+            Ok(results) => metrics::count(results),
+            Err(error) => metrics::count_refused(error.reason_name(), events),
+        }
+        results
+    }
+
+    async fn try_batch(
         &self,
         caller: &Caller,
         drafts: Vec<Result<Draft, Vec<Violation>>>,

@@ -7,4 +7,5 @@ pub mod books;
 pub mod clock;
 pub mod fault;
 pub mod ledger;
+pub mod metrics;
 pub mod sqlite;

@@ -30,6 +30,7 @@ use crate::ledger::{
     Adjustment, Error, EventQuery, Ledger, Outcome, Range, Recorded, RepriceCandidate,
     ServiceQuery, ServiceUsage, Session, StoredPrice, Subject, Submission, UnpricedPage, log,
 };
+use crate::metrics;
 
 /// Events that may wait for the writer; more are refused with [`Error::Overloaded`].
 pub const MAX_QUEUED_EVENTS: usize = 16_384;
@@ -163,6 +164,7 @@ impl Ledger for Sqlite {
         let queued = Arc::clone(&self.queue)
             .try_acquire_many_owned(events)
             .map_err(|_| overloaded())?;
+        metrics::queued(MAX_QUEUED_EVENTS.saturating_sub(self.queue.available_permits()));
         self.ask(|reply| {
             Job::Record(Batched {
                 batch,

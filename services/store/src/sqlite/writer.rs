@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection as _, Row as _};
@@ -15,9 +16,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use super::insert::{Bound, Insert};
 use super::lines::{self, NewLine};
 use super::totals::{self, Batch, Owner};
-use super::{prices, unavailable};
+use super::{MAX_QUEUED_EVENTS, prices, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::{Adjustment, Error, Outcome, Recorded, Submission};
+use crate::metrics;
 
 /// Events that one transaction takes at most, whole calls aside: a call of 1,000 events may join a
 /// group of 999. More would make everybody in the group wait longer for little.
@@ -132,10 +134,12 @@ impl Writer {
     /// Records a group and answers each call in it.
     async fn record(&mut self, group: Vec<Batched>) {
         let submissions: Vec<&Submission> = group.iter().flat_map(|one| one.batch.iter()).collect();
+        let started = Instant::now();
         let outcomes = self
             .write_parts(&submissions)
             .await
             .map_err(|error| error.to_string());
+        metrics::group_ended(submissions.len(), started.elapsed(), outcomes.is_err());
         let mut outcomes = outcomes.map(Vec::into_iter);
         for Batched {
             batch,
@@ -149,7 +153,9 @@ impl Writer {
             };
             // The caller may have gone; what is committed stands all the same.
             let _ = reply.send(answer);
+            let queue = Arc::clone(queued.semaphore());
             drop(queued);
+            metrics::queued(MAX_QUEUED_EVENTS.saturating_sub(queue.available_permits()));
         }
     }
 

@@ -12,6 +12,8 @@ mod durability;
 mod health;
 mod import;
 mod lifecycle;
+mod metrics;
 mod reflection;
 mod support;
+mod telemetry;
 mod tour;

@@ -46,17 +46,17 @@ pub fn describe() {
     }
 }
 
-/// Figures of a batch, or of a stream from its start.
+/// Figures of a batch, or of a stream from its start. All are i64, which traces keep as numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Events that were answered.
-    pub events: u64,
+    pub events: i64,
     /// Those that were recorded now; the figures below are theirs.
-    pub recorded: u64,
+    pub recorded: i64,
     /// Those that stood before.
-    pub duplicates: u64,
+    pub duplicates: i64,
     /// Those that were refused.
-    pub refused: u64,
+    pub refused: i64,
     /// Prompt tokens, cache reads and writes included.
     pub prompt_tokens: i64,
     /// Output tokens.

@@ -112,7 +112,7 @@ impl Drop for Call {
             histogram!(RPC_DURATION, "method" => self.method).record(elapsed);
         }
         self.span.record("rpc.grpc.status_code", code as i32);
-        let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        let elapsed_us = i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX);
         let _entered = self.span.enter();
         if matches!(code, Code::Internal | Code::Unknown | Code::DataLoss) {
             self.span.record("otel.status_code", "ERROR");

@@ -46,6 +46,10 @@ pub(crate) fn start(config: &Config) -> Result<Telemetry, String> {
     let spans = traces.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("tokenmeter"))
+            // Source lines and threads are of no use to who reads a trace of a service.
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
             .with_filter(EnvFilter::new("tokenmeter=debug"))
     });
     tracing_subscriber::registry()

@@ -1,8 +1,9 @@
 //! Why an event was not recorded, and what the caller is told.
 
-use tokenmeter_api::status::{Failure, reason_of, request_conflict};
+use tokenmeter_api::status::{Failure, name_of, reason_of, reason_of_violations, request_conflict};
 use tokenmeter_api::v1::ErrorReason;
 use tokenmeter_model::bounds::Violation;
+use tokenmeter_model::fault::Fault;
 use tokenmeter_model::provider;
 use tokenmeter_store::ledger;
 
@@ -52,6 +53,27 @@ pub enum Error {
     /// The ledger could not answer.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
+}
+
+impl Error {
+    /// The reason that the caller is told, as the contract names it, for metrics.
+    pub(crate) fn reason_name(&self) -> &'static str {
+        name_of(match self {
+            Self::Invalid(violations) => reason_of_violations(violations),
+            Self::Usage(error) => return error.reason(),
+            Self::UnknownProvider(_) | Self::UnreadProvider(_) => ErrorReason::UnknownProvider,
+            Self::Conflict { .. } | Self::ItemConflict { .. } => ErrorReason::EventConflict,
+            Self::Voided(_) => ErrorReason::EventVoided,
+            Self::NoEvent(_) => ErrorReason::NotFound,
+            Self::RequestConflict(_) => ErrorReason::RequestIdConflict,
+            Self::Ledger(error) => match error.fault() {
+                Fault::Unavailable => ErrorReason::LedgerUnavailable,
+                Fault::Overloaded => ErrorReason::Overloaded,
+                Fault::OutOfRange => ErrorReason::CostOutOfRange,
+                Fault::Corrupt => ErrorReason::Internal,
+            },
+        })
+    }
 }
 
 impl From<Error> for Failure {
@@ -142,4 +164,38 @@ fn unknown_provider(field: &str, name: &str, what: &str, mend: &str) -> Failure 
         known.join(", ")
     );
     Failure::new(ErrorReason::UnknownProvider, format!("{field}: {text}")).violation(field, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_name_the_reason_that_the_caller_is_told() {
+        let errors = [
+            Error::Invalid(vec![Violation::new("events", "is empty")]),
+            Error::Usage(provider::Error::ModelMissing),
+            Error::UnknownProvider("x".into()),
+            Error::UnreadProvider("x".into()),
+            Error::Conflict {
+                event_id: "e".into(),
+                differing: vec!["lines"],
+            },
+            Error::ItemConflict {
+                field: "message_id",
+                id: "m".into(),
+            },
+            Error::Voided("e".into()),
+            Error::NoEvent("e".into()),
+            Error::RequestConflict("r".into()),
+            ledger::Error::Unavailable("x".into()).into(),
+            ledger::Error::Overloaded(1).into(),
+            ledger::Error::OutOfRange("x".into()).into(),
+            ledger::Error::Corrupt("x".into()).into(),
+        ];
+        for error in errors {
+            let name = error.reason_name();
+            assert_eq!(name, name_of(Failure::from(error).reason));
+        }
+    }
 }

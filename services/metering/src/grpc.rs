@@ -2,6 +2,7 @@
 //! is refused before it gets here (`tokenmeter_identity::TABLE`).
 
 use std::future::ready;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt as _;
 use tokenmeter_api::codec;
@@ -15,8 +16,10 @@ use tokenmeter_model::bounds::Violation;
 use tokenmeter_model::item::Item;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Span;
 
 use crate::error::{Error, stream_end};
+use crate::metrics::{self, Tally};
 use crate::service::{Metering, Recorded};
 use crate::stream::{self, End};
 
@@ -42,11 +45,9 @@ impl MeteringService for Grpc {
     ) -> Result<Response<v1::RecordUsageResponse>, Status> {
         let caller = Caller::of(request.extensions())?;
         let draft = event::draft(request.into_inner().event.unwrap_or_default());
-        let recorded = self
-            .0
-            .record(&caller, draft)
-            .await
-            .map_err(|error| within("event", error.into()))?;
+        let result = self.0.record(&caller, draft).await;
+        metrics::tell([&result]);
+        let recorded = result.map_err(|error| within("event", error.into()))?;
         let recorded = Some(recorded_usage(recorded));
         Ok(Response::new(v1::RecordUsageResponse { recorded }))
     }
@@ -67,6 +68,7 @@ impl MeteringService for Grpc {
             .record_batch(&caller, drafts)
             .await
             .map_err(Failure::from)?;
+        metrics::tell(&results);
         let results = results.into_iter().map(record_result).collect();
         Ok(Response::new(v1::BatchRecordUsageResponse { results }))
     }
@@ -82,9 +84,15 @@ impl MeteringService for Grpc {
             .into_inner()
             .map(|message| message.map(|message| message.events));
         let metering = self.0.clone();
-        let record = move |events| streamed(metering.clone(), caller.clone(), events);
+        let (call, tally) = (Span::current(), Arc::new(Mutex::new(Tally::default())));
+        let told = Arc::clone(&tally);
+        let record =
+            move |events| streamed(metering.clone(), caller.clone(), events, Arc::clone(&tally));
         let answers = stream::open(messages, record, self.1.rules.clone(), place);
         let answers = answers.filter_map(move |answer| {
+            if answer.is_err() {
+                locked(&told).tell(&call);
+            }
             ready(match answer {
                 Ok(results) => Some(Ok(v1::StreamUsageResponse { results })),
                 Err(End::Unreadable(status)) => {
@@ -180,6 +188,7 @@ async fn streamed(
     metering: Metering,
     caller: Caller,
     events: Vec<v1::StreamedEvent>,
+    tally: Arc<Mutex<Tally>>,
 ) -> Vec<v1::StreamedResult> {
     let (sequences, drafts): (Vec<_>, Vec<_>) = events
         .into_iter()
@@ -189,7 +198,10 @@ async fn streamed(
         })
         .unzip();
     let results: Vec<_> = match metering.record_streamed(&caller, drafts).await {
-        Ok(results) => results.into_iter().map(record_result).collect(),
+        Ok(results) => {
+            locked(&tally).add(&Tally::of(&results));
+            results.into_iter().map(record_result).collect()
+        }
         Err(error) => {
             let error: v1::ItemError = Failure::from(error).into();
             let result = Some(v1::record_result::Result::Error(error));
@@ -204,6 +216,11 @@ async fn streamed(
             result: Some(result),
         })
         .collect()
+}
+
+/// A tally is whole at any moment, so a panic elsewhere leaves it readable.
+fn locked(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn record_result(result: Result<Recorded, Error>) -> v1::RecordResult {

@@ -7,6 +7,7 @@
 mod error;
 mod grpc;
 mod items;
+pub mod metrics;
 mod service;
 pub mod stream;
 mod void;

@@ -14,6 +14,7 @@ use tokenmeter_store::clock::Clock;
 use tokenmeter_store::ledger::{self, Ledger, Submission};
 
 use crate::error::Error;
+use crate::metrics;
 
 /// How long a message of a stream waits before it tries a full queue again.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(20);
@@ -76,7 +77,9 @@ impl Metering {
         drafts: Vec<Result<Draft, Vec<Violation>>>,
     ) -> Result<Vec<Result<Recorded, Error>>, Error> {
         if drafts.is_empty() || drafts.len() > MAX_BATCH_EVENTS {
-            return Err(wrong_size(drafts.len()));
+            let error = wrong_size(drafts.len());
+            metrics::count_refused(error.reason_name(), drafts.len() as u64);
+            return Err(error);
         }
         self.record_all(caller, drafts, WhenFull::Refuse).await
     }
@@ -94,7 +97,23 @@ impl Metering {
         self.record_all(caller, drafts, WhenFull::Wait).await
     }
 
+    /// Records, and counts what came of it.
     async fn record_all(
+        &self,
+        caller: &Caller,
+        drafts: Vec<Result<Draft, Vec<Violation>>>,
+        when_full: WhenFull,
+    ) -> Result<Vec<Result<Recorded, Error>>, Error> {
+        let events = drafts.len() as u64;
+        let results = self.try_all(caller, drafts, when_full).await;
+        match &results {
+            Ok(results) => metrics::count(results),
+            Err(error) => metrics::count_refused(error.reason_name(), events),
+        }
+        results
+    }
+
+    async fn try_all(
         &self,
         caller: &Caller,
         drafts: Vec<Result<Draft, Vec<Violation>>>,

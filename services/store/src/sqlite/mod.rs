@@ -42,6 +42,7 @@ use crate::ledger::{
     Error, EventQuery, Ledger, Outcome, Range, Recorded, ServiceQuery, ServiceUsage, Session,
     StoredPrice, Subject, Submission, UnpricedPage, log as ledger_log,
 };
+use crate::metrics;
 
 /// Events and items that may wait for the writer; more are refused with [`Error::Overloaded`].
 pub const MAX_QUEUED_EVENTS: usize = 16_384;
@@ -135,9 +136,11 @@ impl Sqlite {
             true => 0,
             false => u32::try_from(places).map_err(|_| overloaded())?,
         };
-        Arc::clone(&self.queue)
+        let queued = Arc::clone(&self.queue)
             .try_acquire_many_owned(places)
-            .map_err(|_| overloaded())
+            .map_err(|_| overloaded())?;
+        metrics::queued(MAX_QUEUED_EVENTS.saturating_sub(self.queue.available_permits()));
+        Ok(queued)
     }
 
     /// Hands a job to the writer and waits for its answer.

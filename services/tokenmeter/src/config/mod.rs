@@ -104,6 +104,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How logs are written to standard error: human or json",
     ),
     setting(
+        "metrics_listen",
+        "",
+        "Address and port of the metrics page, http://ADDRESS/metrics for Prometheus, such as \
+         127.0.0.1:9464; port 0 takes a free one; empty serves none",
+    ),
+    setting(
         "otlp_endpoint",
         "",
         "OTLP/gRPC endpoint that traces are sent to, such as http://127.0.0.1:4317; empty sends none",
@@ -152,6 +158,7 @@ pub(crate) struct Config {
     pub(crate) shutdown_grace: Duration,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
+    pub(crate) metrics_listen: Option<SocketAddr>,
     pub(crate) otlp_endpoint: Option<String>,
 }
 

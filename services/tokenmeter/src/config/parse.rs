@@ -94,6 +94,12 @@ impl Config {
                 "json" => Ok(LogFormat::Json),
                 _ => Err("must be human or json".into()),
             }),
+            metrics_listen: from.value("metrics_listen", None, |text| match text {
+                "" => Ok(None),
+                text => text.parse().map(Some).map_err(|_| {
+                    "must be an IP address and a port, such as 127.0.0.1:9464, or empty".into()
+                }),
+            }),
             otlp_endpoint: from.value("otlp_endpoint", None, |url| match url {
                 "" => Ok(None),
                 url if url.starts_with("http://") || url.starts_with("https://") => {
@@ -192,10 +198,11 @@ mod tests {
             ("request_timeout_ms", "soon"),
             ("log", "a=b=c"),
             ("log_format", "xml"),
+            ("metrics_listen", "here"),
             ("otlp_endpoint", "here"),
         ])
         .unwrap_err();
-        assert_eq!(errors.len(), 11, "{errors:#?}");
+        assert_eq!(errors.len(), 12, "{errors:#?}");
         assert!(
             errors.iter().all(|error| error.contains("(from --")),
             "{errors:#?}"

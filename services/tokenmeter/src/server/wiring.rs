@@ -106,6 +106,7 @@ async fn ship_prices(ledger: &dyn Ledger) -> Result<(), String> {
         .add_prices(None, prices, clock::system()())
         .await
         .map_err(|error| format!("shipped prices: {error}"))?;
+    super::metrics::shipped(added.len());
     let new = added.iter().filter(|(_, new)| *new).count();
     if new > 0 {
         tracing::info!(new, "shipped prices added to the price book");

@@ -193,7 +193,7 @@ fn retry_after(status: &Status) -> Option<Duration> {
 }
 
 /// Whether the connection ended the call because its time was over.
-fn has_timed_out(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn has_timed_out(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source())
         .any(|error| error.is::<tonic::TimeoutExpired>())
 }

@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::backoff::Backoff;
-use crate::error::Error;
+use crate::error::{Error, has_timed_out};
 use crate::rpcs::{self, Repeat};
 
 /// The header with the time that a call may take.
@@ -96,6 +96,13 @@ impl Transport {
                 return Ok(deadline_exceeded(allowed).into_http());
             };
             let (retry, asked) = match &outcome {
+                // The channel and the server keep the same time, and may be the first to end it.
+                Ok(answer) if code_of(answer) == Some(Code::Cancelled) => {
+                    return Ok(deadline_exceeded(allowed).into_http());
+                }
+                Err(error) if has_timed_out(&**error) => {
+                    return Ok(deadline_exceeded(allowed).into_http());
+                }
                 Ok(answer) => retryable(answer),
                 Err(error) => (!is_local(error), None),
             };
@@ -135,14 +142,22 @@ impl Service<http::Request<Body>> for Transport {
     }
 }
 
-/// Whether an answer is a refusal that may be of another kind next time, and when that is.
-fn retryable(answer: &http::Response<Collected<Bytes>>) -> (bool, Option<Duration>) {
-    let status = answer
+/// The status of an answer, which is in its trailers, or in its headers if there is nothing else.
+fn status_of(answer: &http::Response<Collected<Bytes>>) -> Option<Status> {
+    answer
         .body()
         .trailers()
         .and_then(Status::from_header_map)
-        .or_else(|| Status::from_header_map(answer.headers()));
-    match status {
+        .or_else(|| Status::from_header_map(answer.headers()))
+}
+
+fn code_of(answer: &http::Response<Collected<Bytes>>) -> Option<Code> {
+    status_of(answer).map(|status| status.code())
+}
+
+/// Whether an answer is a refusal that may be of another kind next time, and when that is.
+fn retryable(answer: &http::Response<Collected<Bytes>>) -> (bool, Option<Duration>) {
+    match status_of(answer) {
         Some(status) if status.code() != Code::Ok => {
             let error = Error::from(status);
             (error.is_retryable(), error.retry_after)

@@ -28,7 +28,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// A stream that is open or being opened.
 #[derive(Debug)]
 struct Link {
-    requests: mpsc::Sender<v1::StreamUsageRequest>,
+    /// Where messages go; none once the connection takes no more. `answers` say why.
+    requests: Option<mpsc::Sender<v1::StreamUsageRequest>>,
     answers: Answers,
 }
 
@@ -123,16 +124,20 @@ impl Task {
             if awake && self.link.is_none() && self.pending.sendable() {
                 self.link = Some(self.open());
             }
-            let requests = self.link.as_ref().map(|link| link.requests.clone());
+            let requests = self.link.as_ref().and_then(|link| link.requests.clone());
+            let ending = self
+                .link
+                .as_ref()
+                .is_some_and(|link| link.requests.is_none());
             tokio::select! {
                 command = self.commands.recv(), if self.end.is_none() => self.take(command),
                 permit = reserve(requests), if awake && self.pending.sendable() => {
-                    self.send(permit)?;
+                    self.send(permit);
                 }
                 answer = answer(self.link.as_mut()) => self.hear(answer)?,
                 () = sleep_until(self.wake), if !awake => {}
                 () = sleep_until(self.heard + self.options.silence),
-                    if self.pending.on_the_way() > 0 =>
+                    if ending || self.pending.on_the_way() > 0 =>
                 {
                     let silent = "sent events have had no result for too long";
                     self.lose(Error::local(Code::Unavailable, silent))?;
@@ -151,7 +156,7 @@ impl Task {
         let mut metering = self.client.metering();
         let opening = async move { metering.stream_usage(ReceiverStream::new(queue)).await };
         Link {
-            requests,
+            requests: Some(requests),
             answers: Answers::Opening(Box::pin(opening)),
         }
     }
@@ -164,17 +169,19 @@ impl Task {
         }
     }
 
-    /// Sends a message. Without a permit the connection has dropped its side, and says why in the
-    /// answers.
-    fn send(&mut self, permit: Option<Permit>) -> Result<(), Error> {
-        let Some(permit) = permit else {
-            return self.lose(Error::local(Code::Unavailable, "the stream was closed"));
-        };
+    /// Sends a message. Without a permit the connection takes no more, and its answers will say why.
+    fn send(&mut self, permit: Option<Permit>) {
         if self.pending.on_the_way() == 0 {
             self.heard = Instant::now();
         }
-        permit.send(self.pending.batch());
-        Ok(())
+        match permit {
+            Some(permit) => drop(permit.send(self.pending.batch())),
+            None => {
+                if let Some(link) = &mut self.link {
+                    link.requests = None;
+                }
+            }
+        }
     }
 
     /// Takes what the server sent, or how the stream ended.

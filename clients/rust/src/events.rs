@@ -45,7 +45,7 @@ const OLDEST_TOKEN: &str = "oldest_resume_token";
 /// To survive an end of the program, keep [`resume_token`](Self::resume_token) *after* an event has
 /// been processed, and begin with it. A subscription without a token begins when the server has taken
 /// it; until the first response has come there is no token, and what happens between two attempts to
-/// connect is not seen.
+/// connect is not seen. [`begin`](Self::begin) waits for that response.
 ///
 /// ```no_run
 /// # async fn example(client: tokenmeter_client::Client) -> tokenmeter_client::Result<()> {
@@ -67,6 +67,10 @@ pub struct TokenEvents {
     client: Client,
     filter: v1::EventFilter,
     token: String,
+    /// How often the server is to send a heartbeat; none leaves it to the server.
+    heartbeat: Option<Duration>,
+    /// What `begin` read and `next` has still to hand out.
+    held: Option<v1::StreamTokenEventsResponse>,
     stream: Option<Streaming<v1::StreamTokenEventsResponse>>,
     backoff: Backoff,
     /// Nothing is opened before.
@@ -84,12 +88,36 @@ impl TokenEvents {
             client,
             filter,
             token,
+            heartbeat: None,
+            held: None,
             stream: None,
             backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
             wake: now,
             lost_at: now,
             faults: 0,
         }
+    }
+
+    /// Asks for a heartbeat after this silence, 1 to 60 seconds, instead of 15. A stream counts as
+    /// lost after three of them, and not before 45 seconds.
+    #[must_use]
+    pub fn heartbeat(mut self, silence: Duration) -> Self {
+        let bounds = (Duration::from_secs(1), Duration::from_secs(60));
+        self.heartbeat = Some(silence.clamp(bounds.0, bounds.1));
+        self
+    }
+
+    /// Waits until the subscription has a token, so that from here on nothing is missed, whatever
+    /// becomes of the connection. That is the first response: with nothing recorded, the first
+    /// heartbeat. A subscription that began with a token has one. Fails as [`next`](Self::next) does.
+    pub async fn begin(&mut self) -> Result<()> {
+        while self.token.is_empty() && self.held.is_none() {
+            match self.response().await {
+                Ok(response) => self.held = Some(response),
+                Err(error) => self.lose(error)?,
+            }
+        }
+        Ok(())
     }
 
     /// The token that continues after the last event that [`next`](Self::next) answered, heartbeats
@@ -101,6 +129,7 @@ impl TokenEvents {
     /// Goes on from this token, or from now if it is empty, with the next call of `next`.
     pub fn resume_from(&mut self, token: impl Into<String>) {
         self.token = token.into();
+        self.held = None;
         self.stream = None;
         self.wake = Instant::now();
         self.backoff.reset();
@@ -111,16 +140,16 @@ impl TokenEvents {
     /// again does not mend. May be dropped at any time, as in `select!`, without losing an event.
     pub async fn next(&mut self) -> Result<Event> {
         loop {
-            let response = match self.response().await {
-                Ok(response) => response,
-                Err(error) => {
-                    self.lose(error)?;
-                    continue;
-                }
+            let response = match self.held.take() {
+                Some(response) => response,
+                None => match self.response().await {
+                    Ok(response) => response,
+                    Err(error) => {
+                        self.lose(error)?;
+                        continue;
+                    }
+                },
             };
-            self.backoff.reset();
-            self.faults = 0;
-            self.lost_at = Instant::now() + SILENCE;
             self.token = response.resume_token;
             match response.event {
                 Some(Event::Reconnect(reconnect)) => {
@@ -153,11 +182,12 @@ impl TokenEvents {
             Some(stream) => stream,
             None => {
                 sleep_until(self.wake).await;
-                self.lost_at = Instant::now() + SILENCE;
+                self.lost_at = Instant::now() + self.silence();
+                let heartbeat = self.heartbeat.map(prost_types::Duration::try_from);
                 let request = v1::StreamTokenEventsRequest {
                     filter: Some(self.filter.clone()),
                     resume_token: self.token.clone(),
-                    heartbeat_interval: None,
+                    heartbeat_interval: heartbeat.and_then(std::result::Result::ok),
                 };
                 let mut analytics = self.client.analytics();
                 let opening = analytics.stream_token_events(request);
@@ -166,12 +196,23 @@ impl TokenEvents {
             }
         };
         match in_time(self.lost_at, stream.message()).await? {
-            Some(response) => Ok(response),
+            Some(response) => {
+                self.backoff.reset();
+                self.faults = 0;
+                self.lost_at = Instant::now() + self.silence();
+                Ok(response)
+            }
             None => Err(Error::local(
                 Code::Unavailable,
                 "the server closed the stream",
             )),
         }
+    }
+
+    /// How long a stream may be without any response.
+    fn silence(&self) -> Duration {
+        let three = self.heartbeat.unwrap_or_default().saturating_mul(3);
+        SILENCE.max(three)
     }
 
     /// The stream is lost: the next one is opened after a while. Fails where that would not help.

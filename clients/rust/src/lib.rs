@@ -19,6 +19,10 @@
 //! anything else is never repeated, and streams are continued by [`UsageRecorder`] and
 //! [`TokenEvents`] only.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod backoff;
 mod client;
 mod error;

@@ -36,7 +36,7 @@ struct Link {
 /// The server's side of a stream. It may answer the opening only after the first message.
 enum Answers {
     Opening(BoxFuture<Response<Streaming<v1::StreamUsageResponse>>, Status>),
-    Open(Streaming<v1::StreamUsageResponse>),
+    Open(Box<Streaming<v1::StreamUsageResponse>>),
 }
 
 impl std::fmt::Debug for Answers {
@@ -55,7 +55,7 @@ impl Answers {
             match self {
                 Self::Opening(opening) => {
                     let open = opening.await?.into_inner();
-                    *self = Self::Open(open);
+                    *self = Self::Open(Box::new(open));
                 }
                 Self::Open(stream) => return stream.message().await,
             }

@@ -222,3 +222,34 @@ async fn what_connecting_again_does_not_mend_is_told_at_once() {
     assert_eq!(error.code, Code::PermissionDenied);
     assert_eq!((oldest_token(&error), fake.streams()), (None, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_has_begun_misses_nothing_although_its_first_stream_is_lost() {
+    for first in [recorded(5), Event::Heartbeat(v1::Heartbeat::default())] {
+        let first = response(5, Some(first));
+        let held = matches!(first.event, Some(Event::UsageRecorded(_)));
+        let fake = Fake::default().on_events(move |n, request, answers| {
+            let first = first.clone();
+            async move {
+                let answer = match n {
+                    0 => Err(Status::unavailable("away")),
+                    1 => Ok(first),
+                    _ => {
+                        assert_eq!(request.resume_token, "5");
+                        Ok(response(6, Some(recorded(6))))
+                    }
+                };
+                let _ = answers.send(answer).await;
+            }
+        });
+        let client = fake.client();
+        let mut events = subscribe(&client, "");
+        events.begin().await.unwrap();
+        fake.cut();
+        if held {
+            assert_eq!(events.resume_token(), "", "it is not handed out yet");
+            assert_eq!(number(&mut events).await, 5);
+        }
+        assert_eq!(number(&mut events).await, 6);
+    }
+}

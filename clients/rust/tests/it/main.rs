@@ -8,3 +8,4 @@ mod fake;
 mod recorder;
 mod recorder_ends;
 mod server;
+mod streams;

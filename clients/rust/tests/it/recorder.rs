@@ -15,6 +15,10 @@ use crate::fake::{Answers, Fake, acknowledged, event, ms};
 /// What the server has recorded, each with its content.
 type Ledger = Arc<Mutex<HashMap<String, v1::UsageEvent>>>;
 
+fn below(chance: &mut Chance, below: usize) -> usize {
+    usize::try_from(chance.below(below as u64)).unwrap()
+}
+
 /// One stream of a server that fails at random: it records what comes, answers late, in another
 /// order and in other groups, refuses for the moment, and ends in every way there is.
 async fn unreliable(
@@ -49,7 +53,7 @@ async fn unreliable(
             let mut results = Vec::new();
             for _ in 0..=chance.below(300) {
                 if !unanswered.is_empty() {
-                    let at = chance.below(unanswered.len() as u64) as usize;
+                    let at = below(&mut chance, unanswered.len());
                     results.push(unanswered.swap_remove(at));
                 }
             }
@@ -106,9 +110,9 @@ async fn exactly_once_through_lost_streams() {
         let ledger = Ledger::default();
         let fake = flaky(chance.fork(), &ledger);
         let options = RecorderOptions {
-            capacity: 1 + chance.below(6_000) as usize,
-            batch_events: 1 + chance.below(1_000) as usize,
-            batch_bytes: 1_000 + chance.below(100_000) as usize,
+            capacity: 1 + below(&mut chance, 6_000),
+            batch_events: 1 + below(&mut chance, 1_000),
+            batch_bytes: 1_000 + below(&mut chance, 100_000),
             drain: ms(3_600_000),
             ..Default::default()
         };

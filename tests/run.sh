@@ -7,7 +7,7 @@
 #   unit         tests inside the crates; needs nothing but Rust
 #   integration  tests against the built binary and against files
 #   load         tests of the released binary under a load of a million events
-#   clients      the client libraries; this version has none
+#   clients      the client library for Rust; this version has no others
 #   all          all of these, the default
 #   --soak       ten times as many rounds where a test has rounds
 #
@@ -117,8 +117,13 @@ load() {
 
 clients() {
     tests/tools.sh clients
-    echo "this version has no client libraries; this stage will build and test those of Rust, Python,"
-    echo "TypeScript and Go against the built binary"
+    step cargo build --locked --profile "$TOKENMETER_PROFILE" --workspace --bins
+    # Unit, doc and integration tests, the example, and the feature that is off by default.
+    step cargo build --locked --profile "$TOKENMETER_PROFILE" --package tokenmeter-client --examples
+    step cargo test --locked --profile "$TOKENMETER_PROFILE" --package tokenmeter-client |
+        tee -a "$scratch/results"
+    step cargo clippy --locked --package tokenmeter-client --all-features --all-targets -- -D warnings
+    echo "clients for Python, TypeScript and Go come in a later version"
 }
 
 failed=0

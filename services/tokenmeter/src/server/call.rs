@@ -210,7 +210,7 @@ mod tests {
         let set = prost_types::FileDescriptorSet::decode(tokenmeter_api::FILE_DESCRIPTOR_SET);
         let mut streams = 0;
         for file in set.unwrap().file {
-            for service in file.service {
+            for service in &file.service {
                 for method in &service.method {
                     let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
                     let stream = method.client_streaming() || method.server_streaming();

@@ -1,11 +1,13 @@
 //! The contract `MeteringService`: convert, call, convert back. What this version does not answer
 //! is refused before it gets here (`tokenmeter_identity::TABLE`).
 
-use tokenmeter_api::convert::{event, time};
+use tokenmeter_api::convert::{event, item, time};
 use tokenmeter_api::status::Failure;
 use tokenmeter_api::v1;
 use tokenmeter_api::v1::metering_service_server::MeteringService;
 use tokenmeter_identity::Caller;
+use tokenmeter_model::bounds::Violation;
+use tokenmeter_model::item::Item;
 use tonic::{Request, Response, Status};
 
 use crate::service::{Metering, Recorded};
@@ -58,6 +60,84 @@ impl MeteringService for Grpc {
             .collect();
         Ok(Response::new(v1::BatchRecordUsageResponse { results }))
     }
+
+    async fn void_usage(
+        &self,
+        request: Request<v1::VoidUsageRequest>,
+    ) -> Result<Response<v1::VoidUsageResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let voided = self
+            .0
+            .void(&caller, asked.request_id, asked.event_id, asked.reason)
+            .await
+            .map_err(Failure::from)?;
+        let event = voided.event;
+        let sums = event::sums(&event.event.lines, &event.quotes);
+        Ok(Response::new(v1::VoidUsageResponse {
+            event_id: event.event.event_id,
+            already_voided: voided.already,
+            voided_time: event.voided.map(|voided| time::from_micros(voided.at_us)),
+            counts: Some(sums.counts),
+            cost: sums.cost,
+            ..Default::default()
+        }))
+    }
+
+    async fn record_tool_invocations(
+        &self,
+        request: Request<v1::RecordToolInvocationsRequest>,
+    ) -> Result<Response<v1::RecordToolInvocationsResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let items = request.into_inner().invocations;
+        let items = items.into_iter().map(item::tool).collect();
+        let results = self.record_items(&caller, "invocations", items).await?;
+        Ok(Response::new(v1::RecordToolInvocationsResponse { results }))
+    }
+
+    async fn record_messages(
+        &self,
+        request: Request<v1::RecordMessagesRequest>,
+    ) -> Result<Response<v1::RecordMessagesResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let items = request.into_inner().messages;
+        let items = items.into_iter().map(item::message).collect();
+        let results = self.record_items(&caller, "messages", items).await?;
+        Ok(Response::new(v1::RecordMessagesResponse { results }))
+    }
+
+    async fn record_champion_cases(
+        &self,
+        request: Request<v1::RecordChampionCasesRequest>,
+    ) -> Result<Response<v1::RecordChampionCasesResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let items = request.into_inner().reports;
+        let items = items.into_iter().map(item::champion).collect();
+        let results = self.record_items(&caller, "reports", items).await?;
+        Ok(Response::new(v1::RecordChampionCasesResponse { results }))
+    }
+}
+
+impl Grpc {
+    async fn record_items(
+        &self,
+        caller: &Caller,
+        field: &'static str,
+        items: Vec<Result<Item, Vec<Violation>>>,
+    ) -> Result<Vec<v1::ItemResult>, Failure> {
+        let results = self.0.record_items(caller, field, items).await?;
+        let results = results.into_iter().map(|result| v1::ItemResult {
+            result: Some(match result {
+                Ok(recorded) => v1::item_result::Result::Recorded(v1::ItemRecorded {
+                    outcome: outcome(recorded.duplicate).into(),
+                    id: recorded.id,
+                    recorded_time: Some(time::from_micros(recorded.recorded_at_us)),
+                }),
+                Err(error) => v1::item_result::Result::Error(Failure::from(error).into()),
+            }),
+        });
+        Ok(results.collect())
+    }
 }
 
 /// Puts the name of the enclosing field before every field of a failure.
@@ -68,12 +148,14 @@ fn within(field: &str, mut failure: Failure) -> Status {
     failure.into()
 }
 
+fn outcome(duplicate: bool) -> v1::RecordOutcome {
+    match duplicate {
+        true => v1::RecordOutcome::Duplicate,
+        false => v1::RecordOutcome::Recorded,
+    }
+}
+
 fn recorded_usage(recorded: Recorded) -> v1::RecordedUsage {
-    let outcome = if recorded.duplicate {
-        v1::RecordOutcome::Duplicate
-    } else {
-        v1::RecordOutcome::Recorded
-    };
     let sums = event::sums(&recorded.event.lines, &recorded.quotes);
     // This version gives out no holds, so whatever is named is not known.
     let reservation_id = recorded.event.reservation_id;
@@ -84,7 +166,7 @@ fn recorded_usage(recorded: Recorded) -> v1::RecordedUsage {
     });
     v1::RecordedUsage {
         settlement,
-        outcome: outcome.into(),
+        outcome: outcome(recorded.duplicate).into(),
         event_id: recorded.event.event_id,
         lines: sums.lines,
         counts: Some(sums.counts),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokenmeter_identity::Caller;
 use tokenmeter_model::bounds::{MAX_BATCH_EVENTS, Violation};
 use tokenmeter_model::event::{Draft, Event, ProviderUsage, Usage};
-use tokenmeter_model::price::{Quote, quote};
+use tokenmeter_model::price::Quote;
 use tokenmeter_model::provider::{self, Normalized, Provider, Response};
 use tokenmeter_model::tier::ServiceTier;
 use tokenmeter_store::books::{Books, TenantBook};
@@ -16,9 +16,9 @@ use crate::error::Error;
 
 /// Records usage.
 pub struct Metering {
-    ledger: Arc<dyn Ledger>,
+    pub(crate) ledger: Arc<dyn Ledger>,
     books: Arc<Books>,
-    clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 /// What stands in the ledger for one submitted event.
@@ -120,6 +120,9 @@ fn stand(submission: &Submission, outcome: ledger::Outcome) -> Result<Recorded, 
             charge_time_us: first.charge_time_us,
             recorded_at_us: first.recorded_at_us,
         }),
+        ledger::Outcome::Conflict(standing) if standing.voided.is_some() => {
+            Err(Error::Voided(standing.event.event_id))
+        }
         ledger::Outcome::Conflict(standing) => Err(Error::Conflict {
             differing: submission.event.differing_fields(&standing.event),
             event_id: standing.event.event_id,
@@ -214,17 +217,13 @@ fn fill(event: &mut Event, known: Option<Provider>, usage: &ProviderUsage) -> Re
     Ok(())
 }
 
-/// Prices every line at its charge time. A line without a price, or whose cost is out of bounds, is
-/// unpriced, never free (R16), and never a reason to refuse: the price book may have changed since
+/// Prices every line at its charge time. A line that cannot be priced is never a reason to refuse: the price book may have changed since
 /// the event was first recorded, and a retry must find its first answer.
 fn quotes(book: &TenantBook, event: &Event, charge_time_us: i64) -> Vec<Option<Quote>> {
     let tier = ServiceTier::served(&event.provider, &event.service_tier);
     event
         .lines
         .iter()
-        .map(|line| {
-            let price = book.find(&event.provider, &line.model, charge_time_us)?;
-            quote(price, line, tier).ok()
-        })
+        .map(|line| book.quote(&event.provider, tier, line, charge_time_us))
         .collect()
 }

@@ -16,6 +16,8 @@ pub enum Planted {
     EndlessQueue,
     /// Totals leave out a line: breaks the sum of totals and events.
     SkipTotals,
+    /// A void leaves totals alone: breaks the sum of totals and events less voids.
+    SkipVoidTotals,
 }
 
 #[cfg(feature = "planted-faults")]

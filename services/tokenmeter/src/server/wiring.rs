@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokenmeter_admin::{PriceAdmin, Probe, StatusAdmin};
+use tokenmeter_admin::{PriceAdmin, Probe, RepriceAdmin, StatusAdmin};
 use tokenmeter_analytics::Analytics;
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
 use tokenmeter_api::v1::admin_service_server::AdminServiceServer;
@@ -181,7 +181,10 @@ fn add_services(
                     ledger.schema_version(),
                     node_id(),
                 );
-                let grpc = tokenmeter_admin::Grpc::new(prices, status);
+                let reprice =
+                    RepriceAdmin::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
+                let timeout = config.request_timeout;
+                let grpc = tokenmeter_admin::Grpc::new(prices, reprice, status, timeout);
                 routes.add_service(tuned!(AdminServiceServer::new(grpc), config));
             }
         }

@@ -1,11 +1,14 @@
 -- Nearest-rank percentiles of one metric over a tenant's events in a range: of all of them (both
 -- names empty) and of each model's, by the model of the event's first line. {metric} is a column.
+-- Voided events are left out.
 WITH measured AS (
     SELECT provider, model, {metric} AS ms
-    FROM usage_lines
+    FROM usage_lines AS l
     WHERE tenant_id = ?1 AND charge_time >= ?2 AND charge_time < ?3
       AND (?4 = '' OR provider = ?4) AND (?5 = '' OR model = ?5)
       AND kind = 'usage' AND line = 0 AND {metric} IS NOT NULL
+      AND NOT EXISTS (
+          SELECT 1 FROM usage_lines AS v WHERE v.of_position = l.position AND v.kind = 'void')
 ), grouped AS (
     SELECT '' AS provider, '' AS model, ms FROM measured
     UNION ALL

@@ -7,6 +7,7 @@ mod access;
 mod bad_events;
 mod bad_requests;
 mod cli;
+mod cli_live;
 mod crash;
 mod durability;
 mod health;

@@ -54,6 +54,8 @@ pub(crate) enum Output {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server.
+    ///
+    /// Example: tokenmeter serve --listen 127.0.0.1:50051
     Serve(config::ServeArgs),
     /// Print or check the server's configuration.
     #[command(subcommand)]
@@ -91,10 +93,16 @@ enum Command {
     #[command(subcommand)]
     Prices(prices::PricesCommand),
     /// Turn recorded provider responses into disjoint counts; needs no server.
+    ///
+    /// Example: tokenmeter normalize responses.jsonl
     Normalize(normalize::NormalizeArgs),
     /// How the server is.
+    ///
+    /// Example: tokenmeter status --server meter.example:50051
     Status,
     /// This program's version.
+    ///
+    /// Example: tokenmeter version --output json
     Version,
 }
 
@@ -149,6 +157,32 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Every command that does something, by its words.
+    fn leaves(command: &clap::Command, words: &str, found: &mut Vec<(String, clap::Command)>) {
+        for sub in command
+            .get_subcommands()
+            .filter(|sub| sub.get_name() != "help")
+        {
+            let words = format!("{words} {}", sub.get_name());
+            match sub.has_subcommands() {
+                true => leaves(sub, &words, found),
+                false => found.push((words, sub.clone())),
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_explains_itself_with_an_example() {
+        let mut found = Vec::new();
+        leaves(&Cli::command(), "tokenmeter", &mut found);
+        assert!(found.len() > 20, "{}", found.len());
+        for (words, mut command) in found {
+            let help = command.render_long_help().to_string().replace('\n', " ");
+            let example = format!("Example: {words}");
+            assert!(help.contains(&example), "{words}: {help}");
+        }
     }
 
     #[test]

@@ -166,8 +166,12 @@ pub(crate) struct Config {
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Print the configuration in force as a commented file, with where each value comes from
+    ///
+    /// Example: tokenmeter config print > tokenmeter.toml
     Print(ServeArgs),
     /// Check the configuration and tell every error in it
+    ///
+    /// Example: tokenmeter config check --config tokenmeter.toml
     Check(ServeArgs),
 }
 

@@ -30,6 +30,9 @@ const SILENCE: Duration = Duration::from_secs(45);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Longest token that is sent, in bytes.
 const MAX_TOKEN_BYTES: usize = 1_024;
+/// Most events that are printed before the token is written to its file; fewer where the stream
+/// pauses.
+const MAX_UNSAVED: u32 = 1_000;
 
 /// Which events, from where on.
 #[derive(Debug, clap::Args)]
@@ -233,7 +236,13 @@ impl Watch {
             Ok(stream) => stream.into_inner(),
             Err(status) => return Ok(End::Broken(status)),
         };
+        let mut unsaved = 0;
         loop {
+            unsaved += 1;
+            if unsaved > MAX_UNSAVED {
+                self.save()?;
+                unsaved = 0;
+            }
             let next = match stream.message().now_or_never() {
                 Some(next) => next,
                 None => {

@@ -6,6 +6,9 @@ use tokenmeter_model::bounds::Violation;
 use tokenmeter_model::provider;
 use tokenmeter_store::ledger;
 
+use crate::service::wrong_size;
+use crate::stream::End;
+
 /// Why an event was not recorded. In every case nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -102,6 +105,29 @@ impl From<Error> for Failure {
                 error.fault().into()
             }
         }
+    }
+}
+
+/// What the client is told at the end of its stream; nothing if all is well. Messages that could not
+/// be read tell their own story (`tokenmeter_api::codec::unreadable`).
+pub(crate) fn stream_end<E>(end: &End<E>) -> Option<Failure> {
+    match end {
+        End::Closed => None,
+        End::Size(events) => Some(wrong_size(*events).into()),
+        End::ShuttingDown => Some(Failure::new(
+            ErrorReason::ShuttingDown,
+            "the server is shutting down; what has a result stands, connect again and send the rest \
+             again",
+        )),
+        End::AcksUnread => Some(Failure::new(
+            ErrorReason::AcksUnread,
+            "results stayed unread for too long; send events without a result again with the same \
+             ids, and read while you send",
+        )),
+        End::Unreadable(_) | End::Gone => Some(Failure::new(
+            ErrorReason::Internal,
+            "an internal error; what has a result stands, send the rest again",
+        )),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod item;
 pub mod money;
 pub mod price;
 pub mod provider;
+pub mod ratio;
 pub mod tier;
 pub mod totals;
 pub mod zone;

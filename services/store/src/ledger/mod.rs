@@ -3,6 +3,7 @@
 pub mod correction;
 pub mod items;
 pub mod log;
+pub mod reports;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -185,7 +186,7 @@ pub struct Latencies {
 pub struct Latency {
     /// Events that state a time; the rest is 0 when none does.
     pub measured: i64,
-    /// Mean, rounded half up.
+    /// Mean, rounded half to even.
     pub mean_ms: i64,
     /// Median.
     pub p50_ms: i64,
@@ -267,7 +268,7 @@ impl Error {
 ///
 /// Every method is atomic. `record` acknowledges only what is on disk.
 #[async_trait]
-pub trait Ledger: Send + Sync + 'static {
+pub trait Ledger: reports::Reports + Send + Sync + 'static {
     /// Records a batch; one outcome a submission, in order. A bad one never fails the others.
     async fn record(&self, batch: Arc<[Submission]>) -> Result<Vec<Result<Outcome, Error>>, Error>;
 

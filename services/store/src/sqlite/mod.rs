@@ -5,10 +5,15 @@ mod correct;
 mod insert;
 mod items;
 mod lines;
+mod log;
+mod messages;
 mod prices;
 mod read;
+mod reports;
 mod requests;
 mod service;
+mod sessions;
+mod tools;
 mod totals;
 mod writer;
 
@@ -35,7 +40,7 @@ use crate::ledger::correction::{
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
     Error, EventQuery, Ledger, Outcome, Range, Recorded, ServiceQuery, ServiceUsage, Session,
-    StoredPrice, Subject, Submission, UnpricedPage, log,
+    StoredPrice, Subject, Submission, UnpricedPage, log as ledger_log,
 };
 
 /// Events and items that may wait for the writer; more are refused with [`Error::Overloaded`].
@@ -299,11 +304,11 @@ impl Ledger for Sqlite {
 
     async fn log(
         &self,
-        _tenant: &TenantId,
-        _after: i64,
-        _positions: i64,
-    ) -> Result<log::Page, Error> {
-        Err(Error::Unavailable("the log cannot be read yet".into()))
+        tenant: &TenantId,
+        after: i64,
+        positions: i64,
+    ) -> Result<ledger_log::Page, Error> {
+        log::page(&self.readers, tenant.as_str(), after, positions).await
     }
 
     fn secret(&self) -> &[u8] {

@@ -99,7 +99,7 @@ pub(super) async fn usage(
     })
 }
 
-async fn model_totals(
+pub(super) async fn model_totals(
     connection: &mut SqliteConnection,
     tenant: &str,
     range: Option<Range>,
@@ -135,7 +135,7 @@ async fn model_totals(
     read_models(&query.fetch_all(connection).await.map_err(unavailable)?)
 }
 
-fn read_models(rows: &[SqliteRow]) -> Result<Vec<ModelTotals>, Error> {
+pub(super) fn read_models(rows: &[SqliteRow]) -> Result<Vec<ModelTotals>, Error> {
     let mut models = rows
         .iter()
         .map(|row| {

@@ -291,7 +291,7 @@ async fn send_items(ledger: &impl Ledger, known: &mut Items, sent: &[SentItem], 
 
 async fn void(ledger: &impl Ledger, reference: &mut Reference, name: &str, id: u8) {
     let id = format!("e{id}");
-    let now = T0 + i64::from(reference.len() as u32);
+    let now = T0 + i64::try_from(reference.len()).unwrap();
     let wanted = super::void("a", name, &id, &format!("because of {name}"), now);
     let outcome = ledger.void(wanted.clone()).await.unwrap();
     let Some(standing) = reference.get_mut(&id) else {

@@ -19,7 +19,7 @@ use v1::metering_service_client::MeteringServiceClient;
 use crate::support::{Clients, EVENT_NANO_USD, EVENT_TOKENS, event, nano_usd, refusal};
 
 /// How long anything may take that is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// The window of the contract.
 const WINDOW: i64 = 4_096;
 

@@ -73,6 +73,12 @@ impl Case {
             floor_p99_us: floor.percentile(99),
         }
     }
+
+    /// Prints the line.
+    pub(crate) fn print(&self) {
+        let line = serde_json::to_string(self).expect("a case is JSON");
+        println!("{line}");
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod fanout;
 mod figures;
 mod floor;
 mod record;
+mod stream;
 
 use std::path::PathBuf;
 
@@ -36,6 +37,8 @@ enum Bench {
     Record(record::Options),
     /// Telling many subscribers of each recorded event
     Fanout(fanout::Options),
+    /// Recording events durably over open streams: case stream
+    Stream(stream::Options),
     /// A floor, as a process of its own
     #[command(hide = true)]
     Floor { folder: PathBuf, task: String },
@@ -46,6 +49,7 @@ fn main() {
     match Cli::parse().bench {
         Bench::Record(options) => record::run(&runtime, &options),
         Bench::Fanout(options) => fanout::run(&runtime, &options),
+        Bench::Stream(options) => stream::run(&runtime, &options),
         Bench::Floor { folder, task } => runtime.block_on(floor::run(&folder, &task)),
     }
 }

@@ -364,6 +364,8 @@ pub async fn days_and_months_are_those_of_the_zone(ledger: &dyn Ledger) {
                     .collect();
                 let expected: Vec<_> = expected.iter().map(|one| sum(one)).collect();
                 assert_eq!(sums, expected, "{user}");
+                let two = ledger.user_spans(&owner, user, &spans, 2).await.unwrap();
+                assert!(two.len() == sums.len().min(2) && two[0].1.total() == sums[0].total());
                 let some = ledger.user_spans(&owner, user, &spans, 1).await.unwrap();
                 assert_eq!(some.len(), 1);
             }

@@ -11,6 +11,7 @@ mod cli_live;
 mod corrections;
 mod crash;
 mod durability;
+mod everyday;
 mod health;
 mod import;
 mod import_files;

@@ -66,6 +66,17 @@ impl Calendar {
         }
     }
 
+    /// The whole periods that a range touches; an end that no calendar knows stays.
+    fn whole(self, zone: &Zone, range: Range) -> Range {
+        if range.from_us >= range.to_us {
+            return range;
+        }
+        Range {
+            from_us: self.start(zone, range.from_us),
+            to_us: self.next(zone, range.to_us - 1).max(range.to_us),
+        }
+    }
+
     /// The periods that a range touches, newest first. The range is one of recorded times.
     fn touched(self, zone: &Zone, range: Range) -> Vec<Range> {
         let mut spans = Vec::new();
@@ -150,6 +161,8 @@ impl Analytics {
             return Ok((Vec::new(), None));
         };
         let asked = query.range.unwrap_or_else(|| self.default_range(calendar));
+        // All of a period counts, however little of it the range touches.
+        let asked = calendar.whole(&self.zone, asked);
         let touched = Range {
             from_us: asked.from_us.max(first_us),
             to_us: asked
@@ -284,5 +297,20 @@ mod tests {
             to_us: MARCH_7,
         };
         assert_eq!(Calendar::Days.touched(&Zone::utc(), nothing), []);
+        assert_eq!(Calendar::Days.whole(&Zone::utc(), nothing), nothing);
+        let open = Range {
+            from_us: i64::MIN,
+            to_us: i64::MAX,
+        };
+        assert_eq!(Calendar::Months.whole(&Zone::utc(), open), open);
+        let second = Range {
+            from_us: MARCH_7 + 5,
+            to_us: MARCH_7 + 6,
+        };
+        let day = Range {
+            from_us: MARCH_7,
+            to_us: MARCH_7 + DAY_US,
+        };
+        assert_eq!(Calendar::Days.whole(&Zone::utc(), second), day);
     }
 }

@@ -5,9 +5,10 @@ mod backends;
 mod conformance;
 
 /// Runs the whole suite on a backend; `open` makes a fresh, empty ledger and
-/// what keeps it alive, `reopen` opens it again, `stall` holds its writer up until dropped.
+/// what keeps it alive, `reopen` opens it again, `stall` holds its writer up until dropped, `select`
+/// reads with SQL.
 macro_rules! ledger_suite {
-    ($backend:ident, $open:path, $reopen:ident, $stall:ident) => {
+    ($backend:ident, $open:path, $reopen:ident, $stall:ident, $select:ident) => {
         mod $backend {
             use super::conformance;
 
@@ -72,6 +73,43 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
+            async fn usage_by_model_is_the_sum_of_its_lines() {
+                let (ledger, _kept) = $open().await;
+                conformance::reports::usage_by_model_is_the_sum_of_its_lines(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn days_and_months_are_those_of_the_zone() {
+                let (ledger, _kept) = $open().await;
+                conformance::reports::days_and_months_are_those_of_the_zone(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn sessions_page_as_of_their_first_page() {
+                let (ledger, _kept) = $open().await;
+                conformance::reports::sessions_page_as_of_their_first_page(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn tools_page_as_of_their_first_page() {
+                let (ledger, _kept) = $open().await;
+                conformance::reports::tools_page_as_of_their_first_page(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn messages_stand_in_sequence() {
+                let (ledger, _kept) = $open().await;
+                conformance::reports::messages_stand_in_sequence(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn views_equal_the_answers() {
+                let (ledger, kept) = $open().await;
+                let select = async |sql| super::$select(&kept, sql).await;
+                conformance::reports::views_equal_the_answers(&ledger, select).await;
+            }
+
+            #[tokio::test]
             async fn racing_writers_record_once() {
                 let (ledger, _kept) = $open().await;
                 conformance::racing_writers_record_once(ledger).await;
@@ -98,6 +136,12 @@ macro_rules! ledger_suite {
     };
 }
 
-ledger_suite!(sqlite, super::open_sqlite, reopen_sqlite, stall_sqlite);
+ledger_suite!(
+    sqlite,
+    super::open_sqlite,
+    reopen_sqlite,
+    stall_sqlite,
+    select_sqlite
+);
 
-use backends::{open_sqlite, reopen_sqlite, stall_sqlite};
+use backends::{open_sqlite, reopen_sqlite, select_sqlite, stall_sqlite};

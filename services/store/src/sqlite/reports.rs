@@ -5,7 +5,7 @@
 //! because every event would have to write them.
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, QueryBuilder, Row as _};
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::totals::{Totals, bucket};
@@ -66,23 +66,18 @@ impl Reports for Sqlite {
         spans: &[Range],
         limit: i64,
     ) -> Result<Vec<(Range, Totals)>, Error> {
-        // Days of every time zone are whole quarter-hours.
-        let buckets = spans
-            .iter()
-            .map(|span| (bucket(span.from_us), bucket(span.to_us)));
-        let sums = totals::sum_columns(|name| format!("sum({name})"));
-        let sql = include_str!("queries/user_spans.sql").replace("{sums}", &sums);
-        let rows = sqlx::query(AssertSqlSafe(sql))
-            .bind(tenant.as_str())
-            .bind(user_id)
-            .bind(json(&buckets.collect::<Vec<_>>())?)
-            .bind(limit)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(unavailable)?;
-        rows.iter()
-            .map(|row| Ok((span_of(row, spans)?, totals::read(row, 1)?)))
-            .collect()
+        let mut snapshot = self.readers.begin().await.map_err(unavailable)?;
+        let mut found = Vec::new();
+        // As many spans as wanted at a time: of a user with use in each, the first read is the last.
+        let chunk = usize::try_from(limit).unwrap_or_default().max(32);
+        for spans in spans.chunks(chunk) {
+            let wanted = limit - i64::try_from(found.len()).unwrap_or(limit);
+            if wanted <= 0 {
+                break;
+            }
+            found.extend(some_spans(&mut snapshot, tenant.as_str(), user_id, spans, wanted).await?);
+        }
+        Ok(found)
     }
 
     async fn user_spans_by_model(
@@ -150,6 +145,34 @@ impl Reports for Sqlite {
     ) -> Result<Listed<Message>, Error> {
         messages::list(&self.readers, tenant.as_str(), session_id, user_id, page).await
     }
+}
+
+/// A user's totals in each of `spans`, from the buckets.
+async fn some_spans(
+    connection: &mut SqliteConnection,
+    tenant: &str,
+    user_id: &str,
+    spans: &[Range],
+    limit: i64,
+) -> Result<Vec<(Range, Totals)>, Error> {
+    // Days of every time zone are whole quarter-hours.
+    let buckets: Vec<_> = spans
+        .iter()
+        .map(|span| (bucket(span.from_us), bucket(span.to_us)))
+        .collect();
+    let sums = totals::sum_columns(|name| format!("sum({name})"));
+    let sql = include_str!("queries/user_spans.sql").replace("{sums}", &sums);
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(tenant)
+        .bind(user_id)
+        .bind(json(&buckets)?)
+        .bind(limit)
+        .fetch_all(connection)
+        .await
+        .map_err(unavailable)?;
+    rows.iter()
+        .map(|row| Ok((span_of(row, spans)?, totals::read(row, 1)?)))
+        .collect()
 }
 
 /// Sums of the lines of a user or session by model.

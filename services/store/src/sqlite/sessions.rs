@@ -84,8 +84,13 @@ async fn ranked(
         _ => (include_str!("queries/session_rank_lines.sql"), query.range),
     };
     let range = range.unwrap_or(ALWAYS);
+    let index = match query.user_id.is_empty() {
+        true => "usage_lines_by_session",
+        false => "usage_lines_by_user",
+    };
     let sql = sql
         .replace("{figure}", figure)
+        .replace("{index}", index)
         .replace("{user}", &of_user(query, "?7"));
     sqlx::query_scalar(AssertSqlSafe(sql))
         .bind(tenant)

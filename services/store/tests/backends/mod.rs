@@ -1,7 +1,7 @@
 //! Backends for the suite.
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use tempfile::TempDir;
 use tokenmeter_store::sqlite::Sqlite;
 
@@ -32,4 +32,21 @@ pub async fn stall_sqlite(folder: &TempDir) -> impl AsyncFnOnce() {
             .unwrap();
         connection.close().await.unwrap();
     }
+}
+
+/// The rows of a statement on the ledger in a folder, every value as text.
+#[allow(dead_code)] // the planted faults run a part of the suite
+pub async fn select_sqlite(folder: &TempDir, sql: &'static str) -> Vec<Vec<String>> {
+    let options = SqliteConnectOptions::new()
+        .filename(folder.path().join("t.db"))
+        .read_only(true);
+    let mut connection: SqliteConnection = options.connect().await.unwrap();
+    let rows = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
+    let value = |row: &sqlx::sqlite::SqliteRow, n: usize| match row.try_get::<i64, _>(n) {
+        Ok(number) => number.to_string(),
+        Err(_) => row.try_get(n).unwrap(),
+    };
+    rows.iter()
+        .map(|row| (0..row.len()).map(|n| value(row, n)).collect())
+        .collect()
 }

@@ -3,6 +3,7 @@
 mod corrections;
 pub mod items;
 pub mod model;
+pub mod reports;
 mod under_load;
 
 #[allow(unused_imports)] // the planted faults run a part of the suite

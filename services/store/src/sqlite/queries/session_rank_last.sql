@@ -10,7 +10,7 @@ WITH voided (position) AS MATERIALIZED (
     SELECT position FROM usage_lines WHERE of_position IN (SELECT position FROM voided)
 )
 SELECT session_id
-FROM usage_lines
+FROM usage_lines INDEXED BY {index}
 WHERE tenant_id = ?1 AND session_id <> '' AND +position <= ?2 AND {user}
   AND +position NOT IN (SELECT position FROM hidden)
 GROUP BY session_id

@@ -1,12 +1,13 @@
 //! Why an administrator's request was refused, and what the caller is told.
 
 use tokenmeter_api::page::WrongToken;
-use tokenmeter_api::status::Failure;
+use tokenmeter_api::status::{Failure, request_conflict};
 use tokenmeter_api::v1::ErrorReason;
 use tokenmeter_model::bounds::Violation;
 use tokenmeter_store::ledger;
 
-/// Why a request was refused. In every case nothing was changed.
+/// Why a request was refused. Nothing was changed, except that steps of a
+/// reprice run before it stand.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Fields are out of bounds.
@@ -21,6 +22,15 @@ pub enum Error {
     /// The page token is not one of this list's.
     #[error(transparent)]
     PageToken(#[from] WrongToken),
+    /// The request's name stands for another request.
+    #[error("request {0} stands with another content")]
+    RequestConflict(String),
+    /// The book is not the one that was expected.
+    #[error("prices changed since the dry run")]
+    RepriceStale,
+    /// A run of the tenant is under way.
+    #[error("a reprice run is under way")]
+    RepriceRunning,
     /// The ledger could not answer.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
@@ -44,6 +54,16 @@ impl From<Error> for Failure {
             Error::Import(text) => Self::new(ErrorReason::ImportInvalid, format!("content {text}"))
                 .violation("content", text),
             Error::PageToken(wrong) => wrong.into(),
+            Error::RequestConflict(request_id) => request_conflict(request_id),
+            Error::RepriceStale => Self::new(
+                ErrorReason::RepriceStale,
+                "the price book's highest version is not expected_price_version; do a dry run again",
+            ),
+            Error::RepriceRunning => Self::new(
+                ErrorReason::JobRunning,
+                "a reprice run of this tenant is under way; wait for its end, then send this again",
+            )
+            .resource("job", "reprice"),
             Error::Ledger(error) => {
                 // The text is for the log; callers are told the kind of fault.
                 tracing::error!(%error, "administration");

@@ -3,31 +3,47 @@
 
 use std::time::Duration;
 
-use tokenmeter_api::convert::{price, time};
+use tokenmeter_api::convert::{money, price, time};
 use tokenmeter_api::page::{self, WrongToken};
 use tokenmeter_api::v1;
 use tokenmeter_api::v1::admin_service_server::AdminService;
 use tokenmeter_identity::{Caller, Role};
 use tokenmeter_model::bounds::{self, Violation};
+use tokenmeter_store::ledger::Range;
+use tokenmeter_store::ledger::correction::RepriceQuery;
 use tonic::{Request, Response, Status};
 
+use crate::deadline;
 use crate::error::Error;
 use crate::prices::{PriceAdmin, PriceQuery};
+use crate::reprice::{Report, Reprice, RepriceAdmin};
 use crate::status::StatusAdmin;
 
-/// Most prices shown in the answer to an import.
+/// Most prices shown in the answer to an import, and most models in that to a reprice run.
 const MAX_CHANGES: usize = 1_000;
 
 /// Administration over gRPC.
 pub struct Grpc {
     prices: PriceAdmin,
+    reprice: RepriceAdmin,
     status: StatusAdmin,
+    request_timeout: Duration,
 }
 
 impl Grpc {
-    /// The service.
-    pub fn new(prices: PriceAdmin, status: StatusAdmin) -> Self {
-        Self { prices, status }
+    /// The service; the server answers no call after `request_timeout`.
+    pub fn new(
+        prices: PriceAdmin,
+        reprice: RepriceAdmin,
+        status: StatusAdmin,
+        request_timeout: Duration,
+    ) -> Self {
+        Self {
+            prices,
+            reprice,
+            status,
+            request_timeout,
+        }
     }
 }
 
@@ -199,6 +215,28 @@ impl AdminService for Grpc {
         }))
     }
 
+    async fn reprice_usage(
+        &self,
+        request: Request<v1::RepriceUsageRequest>,
+    ) -> Result<Response<v1::RepriceUsageResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let budget = deadline::budget(request.metadata(), self.request_timeout);
+        let asked = request.into_inner();
+        let asked = Reprice {
+            request_id: asked.request_id,
+            query: RepriceQuery {
+                provider: asked.provider,
+                model: asked.model,
+                range: asked.range.as_ref().map(range).transpose()?,
+                include_priced: asked.include_priced,
+            },
+            dry_run: asked.dry_run,
+            expected_price_version: asked.expected_price_version,
+        };
+        let report = self.reprice.reprice(&caller, &asked, budget).await?;
+        Ok(Response::new(repriced(report)))
+    }
+
     async fn get_status(
         &self,
         request: Request<v1::GetStatusRequest>,
@@ -269,6 +307,46 @@ impl AdminService for Grpc {
             method: v1::AuthMethod::Anonymous.into(),
             ..Default::default()
         }))
+    }
+}
+
+/// A range of times; an open end is open.
+fn range(range: &v1::TimeRange) -> Result<Range, Error> {
+    let read = |field: &str, at: &Option<_>, open: i64| match at {
+        Some(at) => time::to_micros(field, at),
+        None => Ok(open),
+    };
+    Ok(Range {
+        from_us: read("range.start_time", &range.start_time, i64::MIN)?,
+        to_us: read("range.end_time", &range.end_time, i64::MAX)?,
+    })
+}
+
+fn repriced(report: Report) -> v1::RepriceUsageResponse {
+    let mut models: Vec<_> = report.models.into_iter().collect();
+    models.sort_by_key(|(_, model)| std::cmp::Reverse(model.change()));
+    models.truncate(MAX_CHANGES);
+    let models = models.into_iter().map(|(name, model)| {
+        let (provider, name) = name.split_once('/').unwrap_or(("", &name));
+        v1::RepricedModel {
+            provider: provider.to_owned(),
+            model: name.to_owned(),
+            lines: model.lines,
+            cost_before: Some(money::from_nano_usd(model.cost_before)),
+            cost_after: Some(money::from_nano_usd(model.cost_after)),
+        }
+    });
+    v1::RepriceUsageResponse {
+        reprice_id: report.reprice_id,
+        lines_examined: report.examined,
+        lines_priced: report.priced,
+        lines_changed: report.changed,
+        lines_unpriced: report.unpriced,
+        cost_before: Some(money::from_nano_usd(report.cost_before)),
+        cost_after: Some(money::from_nano_usd(report.cost_after)),
+        models: models.collect(),
+        price_version: report.price_version,
+        complete: report.complete,
     }
 }
 

@@ -1,34 +1,46 @@
 //! The contract `AnalyticsService`: convert, call, convert back. What this version does not answer
 //! is refused before it gets here (`tokenmeter_identity::TABLE`).
 
+use futures_util::StreamExt as _;
 use tokenmeter_api::convert::{event, time};
 use tokenmeter_api::v1;
 use tokenmeter_api::v1::analytics_service_server::AnalyticsService;
 use tokenmeter_identity::Caller;
 use tokenmeter_model::bounds::Violation;
-use tokenmeter_model::totals::Totals;
-use tokenmeter_store::ledger::{self, EventQuery, Latency, ModelTotals, Range, ServiceQuery};
+use tokenmeter_store::ledger::reports::{Part, SessionOrder, SessionQuery, ToolQuery};
+use tokenmeter_store::ledger::{EventQuery, Range, ServiceQuery};
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use crate::error::Error;
+use crate::live::{self, Live};
+use crate::periods::{PeriodQuery, sum};
 use crate::service::{Analytics, Interval};
+use crate::wire::{self, latency, models};
 
 /// Most statuses that filter a list: there are no more.
 const MAX_STATUSES: usize = 3;
 /// Most models in one answer.
 const MAX_MODELS: usize = 1_000;
+/// Most models of a user's current period.
+const MAX_CURRENT_MODELS: usize = 100;
 
 /// [`Analytics`] over gRPC.
 pub struct Grpc {
     analytics: Analytics,
+    live: Live,
     /// The ledger's epoch, which every position starts with.
     epoch: String,
 }
 
 impl Grpc {
     /// The service, with the epoch of its ledger.
-    pub fn new(analytics: Analytics, epoch: String) -> Self {
-        Self { analytics, epoch }
+    pub fn new(analytics: Analytics, live: Live, epoch: String) -> Self {
+        Self {
+            analytics,
+            live,
+            epoch,
+        }
     }
 }
 
@@ -114,12 +126,7 @@ impl AnalyticsService for Grpc {
             model: asked.model,
         };
         let usage = self.analytics.service_usage(&caller, &query).await?;
-        let mut totals = Totals::default();
-        for model in &usage.models {
-            totals = totals.checked_add(&model.totals).ok_or_else(|| {
-                Error::Ledger(ledger::Error::OutOfRange("the sum over all models".into()))
-            })?;
-        }
+        let totals = sum(&usage.models)?;
         let latency_of = |of: &tokenmeter_store::ledger::Latencies, model: &v1::ModelUsage| {
             of.models
                 .get(&(model.provider.clone(), model.model.clone()))
@@ -144,6 +151,220 @@ impl AnalyticsService for Grpc {
             users: usage.users,
             sessions: usage.sessions,
         }))
+    }
+
+    async fn list_monthly_usage(
+        &self,
+        request: Request<v1::ListMonthlyUsageRequest>,
+    ) -> Result<Response<v1::ListMonthlyUsageResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let query = PeriodQuery {
+            user_id: asked.user_id,
+            range: asked.range.as_ref().map(range).transpose()?,
+            page_size: asked.page_size,
+            page_token: asked.page_token,
+        };
+        let (months, next) = self.analytics.monthly(&caller, &query).await?;
+        Ok(Response::new(v1::ListMonthlyUsageResponse {
+            months: months
+                .into_iter()
+                .map(wire::month)
+                .collect::<Result<_, _>>()?,
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
+    async fn list_usage_history(
+        &self,
+        request: Request<v1::ListUsageHistoryRequest>,
+    ) -> Result<Response<v1::ListUsageHistoryResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let query = PeriodQuery {
+            user_id: asked.user_id,
+            range: asked.range.as_ref().map(range).transpose()?,
+            page_size: asked.page_size,
+            page_token: asked.page_token,
+        };
+        let (days, next) = self.analytics.history(&caller, &query).await?;
+        Ok(Response::new(v1::ListUsageHistoryResponse {
+            days: days.into_iter().map(wire::day).collect(),
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
+    async fn get_current_usage(
+        &self,
+        request: Request<v1::GetCurrentUsageRequest>,
+    ) -> Result<Response<v1::GetCurrentUsageResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let (user_id, range, models) = self.analytics.current(&caller, &asked.user_id).await?;
+        let totals = sum(&models)?;
+        let mut models = wire::models(&models, totals.total());
+        models.truncate(MAX_CURRENT_MODELS);
+        Ok(Response::new(v1::GetCurrentUsageResponse {
+            user_id,
+            start_time: Some(time::from_micros(range.from_us)),
+            end_time: Some(time::from_micros(range.to_us)),
+            totals: Some((&totals).into()),
+            // There are no limits and profiles yet.
+            quotas: Vec::new(),
+            profile_id: String::new(),
+            cache: Some(wire::efficiency(&totals)),
+            models,
+        }))
+    }
+
+    async fn get_cache_efficiency(
+        &self,
+        request: Request<v1::GetCacheEfficiencyRequest>,
+    ) -> Result<Response<v1::GetCacheEfficiencyResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let part = Part {
+            user_id: asked.user_id,
+            session_id: asked.session_id,
+            model: asked.model,
+            range: asked.range.as_ref().map(range).transpose()?,
+        };
+        let models = self.analytics.by_model(&caller, part).await?;
+        Ok(Response::new(v1::GetCacheEfficiencyResponse {
+            efficiency: Some(wire::efficiency(&sum(&models)?)),
+            models: wire::efficiencies(&models, MAX_MODELS),
+        }))
+    }
+
+    async fn list_top_sessions(
+        &self,
+        request: Request<v1::ListTopSessionsRequest>,
+    ) -> Result<Response<v1::ListTopSessionsResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let query = SessionQuery {
+            range: asked.range.as_ref().map(range).transpose()?,
+            order: session_order(asked.order_by)?,
+            user_id: asked.user_id,
+            ..SessionQuery::default()
+        };
+        let (sessions, next) = self
+            .analytics
+            .top_sessions(&caller, query, asked.page_size, &asked.page_token)
+            .await?;
+        Ok(Response::new(v1::ListTopSessionsResponse {
+            sessions: sessions
+                .into_iter()
+                .map(wire::session)
+                .collect::<Result<_, _>>()?,
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
+    async fn list_session_summaries(
+        &self,
+        request: Request<v1::ListSessionSummariesRequest>,
+    ) -> Result<Response<v1::ListSessionSummariesResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let last_event = asked.range.as_ref().map(range).transpose()?;
+        let (sessions, next) = self
+            .analytics
+            .session_summaries(
+                &caller,
+                asked.user_id,
+                last_event,
+                asked.active_only,
+                asked.page_size,
+                &asked.page_token,
+            )
+            .await?;
+        Ok(Response::new(v1::ListSessionSummariesResponse {
+            sessions: sessions
+                .into_iter()
+                .map(wire::session)
+                .collect::<Result<_, _>>()?,
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
+    async fn list_tool_usage(
+        &self,
+        request: Request<v1::ListToolUsageRequest>,
+    ) -> Result<Response<v1::ListToolUsageResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let query = ToolQuery {
+            range: asked.range.as_ref().map(range).transpose()?,
+            user_id: asked.user_id,
+            session_id: asked.session_id,
+            tool: asked.tool,
+        };
+        let (tools, next) = self
+            .analytics
+            .tool_usage(&caller, query, asked.page_size, &asked.page_token)
+            .await?;
+        Ok(Response::new(v1::ListToolUsageResponse {
+            tools: tools.into_iter().map(wire::tool).collect(),
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
+    async fn list_messages(
+        &self,
+        request: Request<v1::ListMessagesRequest>,
+    ) -> Result<Response<v1::ListMessagesResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let (messages, next) = self
+            .analytics
+            .messages(
+                &caller,
+                &asked.session_id,
+                asked.page_size,
+                &asked.page_token,
+            )
+            .await?;
+        Ok(Response::new(v1::ListMessagesResponse {
+            messages: messages
+                .into_iter()
+                .map(|one| wire::message(one, &self.epoch))
+                .collect(),
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
+    async fn stream_token_events(
+        &self,
+        request: Request<v1::StreamTokenEventsRequest>,
+    ) -> Result<Response<BoxStream<v1::StreamTokenEventsResponse>>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let heartbeat = live::wire::interval(asked.heartbeat_interval)?;
+        let filter = live::wire::asked(asked.filter)?;
+        let items = self
+            .live
+            .subscribe(&caller, filter, &asked.resume_token, heartbeat)?;
+        let epoch = self.epoch.clone();
+        let responses = items.map(move |item| match item {
+            Ok(item) => Ok(live::wire::response(item, &epoch)),
+            Err(error) => Err(error.into()),
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+}
+
+/// The order of top sessions.
+fn session_order(number: i32) -> Result<SessionOrder, Error> {
+    match v1::SessionOrder::try_from(number) {
+        Ok(v1::SessionOrder::Unspecified | v1::SessionOrder::TotalTokens) => {
+            Ok(SessionOrder::Tokens)
+        }
+        Ok(v1::SessionOrder::Cost) => Ok(SessionOrder::Cost),
+        Err(_) => {
+            let text = "is no order; send one of SessionOrder";
+            Err(Violation::new("order_by", text).into())
+        }
     }
 }
 
@@ -225,40 +446,4 @@ fn range(range: &v1::TimeRange) -> Result<Range, Error> {
         from_us: read("range.start_time", &range.start_time, i64::MIN / 2)?,
         to_us: read("range.end_time", &range.end_time, i64::MAX / 2)?,
     })
-}
-
-/// Models with their share of the tokens, most tokens first.
-fn models(models: &[ModelTotals], total: i64) -> Vec<v1::ModelUsage> {
-    let mut sorted: Vec<_> = models.iter().collect();
-    sorted.sort_by_key(|model| std::cmp::Reverse(model.totals.total()));
-    sorted
-        .into_iter()
-        .map(|model| v1::ModelUsage {
-            provider: model.provider.clone(),
-            model: model.model.clone(),
-            totals: Some((&model.totals).into()),
-            token_share_ppm: share_ppm(model.totals.total(), total),
-        })
-        .collect()
-}
-
-/// Parts per million, rounded down; 0 of nothing.
-fn share_ppm(part: i64, whole: i64) -> i64 {
-    if whole == 0 {
-        return 0;
-    }
-    i64::try_from(i128::from(part) * 1_000_000 / i128::from(whole)).unwrap_or_default()
-}
-
-fn latency(latency: &Latency) -> v1::Latency {
-    let measured = |value: i64| (latency.measured > 0).then_some(value);
-    v1::Latency {
-        measured: latency.measured,
-        mean_ms: measured(latency.mean_ms),
-        p50_ms: measured(latency.p50_ms),
-        p90_ms: measured(latency.p90_ms),
-        p95_ms: measured(latency.p95_ms),
-        p99_ms: measured(latency.p99_ms),
-        max_ms: measured(latency.max_ms),
-    }
 }

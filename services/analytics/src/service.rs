@@ -47,9 +47,9 @@ pub struct IntervalTotals {
 
 /// Answers questions about usage.
 pub struct Analytics {
-    ledger: Arc<dyn Ledger>,
-    clock: Clock,
-    zone: Zone,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) clock: Clock,
+    pub(crate) zone: Zone,
 }
 
 impl Analytics {
@@ -190,7 +190,7 @@ fn read_end(end: &str) -> Option<(i64, i64)> {
     Some((time.parse().ok()?, position.parse().ok()?))
 }
 
-fn check_text(field: &str, value: &str) -> Result<(), Error> {
+pub(crate) fn check_text(field: &str, value: &str) -> Result<(), Error> {
     let mut out = Vec::new();
     tokenmeter_model::bounds::text(field, value, &mut out);
     if out.is_empty() {
@@ -200,7 +200,7 @@ fn check_text(field: &str, value: &str) -> Result<(), Error> {
     }
 }
 
-fn check_range(range: Option<Range>) -> Result<(), Error> {
+pub(crate) fn check_range(range: Option<Range>) -> Result<(), Error> {
     match range {
         Some(range) if range.from_us > range.to_us => {
             let text = "ends before it starts; send an end_time that is not before start_time";
@@ -208,6 +208,16 @@ fn check_range(range: Option<Range>) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// The user that a list is restricted to: the caller if it reads only itself, else `wanted`, where
+/// empty means all.
+pub(crate) fn listed_user(caller: &Caller, wanted: &str) -> Result<String, Error> {
+    check_text("user_id", wanted)?;
+    if caller.reads_only_itself() {
+        return Ok(caller.readable_user(wanted)?.to_owned());
+    }
+    Ok(wanted.to_owned())
 }
 
 fn check_query(query: &EventQuery) -> Result<(), Error> {

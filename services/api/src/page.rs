@@ -25,17 +25,25 @@ impl From<WrongToken> for Failure {
     }
 }
 
-/// Reads a page size: 0 means the default, too large is coerced.
+/// Reads a page size: 0 means [`DEFAULT_SIZE`], too large is coerced.
 ///
 /// # Errors
 /// A violation when it is negative.
 pub fn size(asked: i32) -> Result<usize, Violation> {
+    size_or(asked, DEFAULT_SIZE)
+}
+
+/// Reads a page size: 0 means `default`, too large is coerced.
+///
+/// # Errors
+/// A violation when it is negative.
+pub fn size_or(asked: i32, default: i32) -> Result<usize, Violation> {
     let size = match asked {
         ..0 => {
-            let text = format!("{asked} is negative; send 0 (for {DEFAULT_SIZE}) to {MAX_SIZE}");
+            let text = format!("{asked} is negative; send 0 (for {default}) to {MAX_SIZE}");
             return Err(Violation::new("page_size", text));
         }
-        0 => DEFAULT_SIZE,
+        0 => default,
         size => size.min(MAX_SIZE),
     };
     Ok(usize::try_from(size).unwrap_or_default())

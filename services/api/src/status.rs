@@ -73,6 +73,13 @@ impl Failure {
     }
 }
 
+/// A request whose `request_id` stands for a request with another content.
+pub fn request_conflict(request_id: impl Into<String>) -> Failure {
+    let text = "request_id stands for another request; send a retry unchanged, or give a new \
+                request an id of its own";
+    Failure::new(ErrorReason::RequestIdConflict, text).resource("request", request_id)
+}
+
 /// When to come back after a store could not do its work.
 const RETRY_LATER: Duration = Duration::from_secs(1);
 

@@ -1,10 +1,13 @@
 //! Why an event was not recorded, and what the caller is told.
 
-use tokenmeter_api::status::{Failure, reason_of};
+use tokenmeter_api::status::{Failure, reason_of, request_conflict};
 use tokenmeter_api::v1::ErrorReason;
 use tokenmeter_model::bounds::Violation;
 use tokenmeter_model::provider;
 use tokenmeter_store::ledger;
+
+use crate::service::wrong_size;
+use crate::stream::End;
 
 /// Why an event was not recorded. In every case nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,23 @@ pub enum Error {
         /// The fields in which the payloads differ.
         differing: Vec<&'static str>,
     },
+    /// The id stands for an item with another content.
+    #[error("{field} {id} stands with another content")]
+    ItemConflict {
+        /// The field that carries the id.
+        field: &'static str,
+        /// The id.
+        id: String,
+    },
+    /// The id stands for an event that was voided, with another payload.
+    #[error("event {0} was voided")]
+    Voided(String),
+    /// There is no such event in the caller's tenant.
+    #[error("event {0} not found")]
+    NoEvent(String),
+    /// The request's name stands for another request.
+    #[error("request {0} stands with another content")]
+    RequestConflict(String),
     /// The ledger could not answer.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
@@ -61,12 +81,53 @@ impl From<Error> for Failure {
             )
             .resource("usage_event", event_id)
             .metadata("differing_fields", differing.join(",")),
+            Error::ItemConflict { field, id } => Self::new(
+                ErrorReason::EventConflict,
+                format!(
+                    "{field} stands with another content; send the item as it was first sent, or \
+                     give this one an id of its own"
+                ),
+            )
+            .resource(field.trim_end_matches("_id"), id),
+            Error::Voided(event_id) => Self::new(
+                ErrorReason::EventVoided,
+                "event_id stands for an event that was voided; record the correct usage under an id \
+                 of its own",
+            )
+            .resource("usage_event", event_id),
+            Error::NoEvent(event_id) => {
+                Self::new(ErrorReason::NotFound, "there is no such event").resource("usage_event", event_id)
+            }
+            Error::RequestConflict(request_id) => request_conflict(request_id),
             Error::Ledger(error) => {
                 // The text is for the log; callers are told the kind of fault.
                 tracing::error!(%error, "recording");
                 error.fault().into()
             }
         }
+    }
+}
+
+/// What the client is told at the end of its stream; nothing if all is well. Messages that could not
+/// be read tell their own story (`tokenmeter_api::codec::unreadable`).
+pub(crate) fn stream_end<E>(end: &End<E>) -> Option<Failure> {
+    match end {
+        End::Closed => None,
+        End::Size(events) => Some(wrong_size(*events).into()),
+        End::ShuttingDown => Some(Failure::new(
+            ErrorReason::ShuttingDown,
+            "the server is shutting down; what has a result stands, connect again and send the rest \
+             again",
+        )),
+        End::AcksUnread => Some(Failure::new(
+            ErrorReason::AcksUnread,
+            "results stayed unread for too long; send events without a result again with the same \
+             ids, and read while you send",
+        )),
+        End::Unreadable(_) | End::Gone => Some(Failure::new(
+            ErrorReason::Internal,
+            "an internal error; what has a result stands, send the rest again",
+        )),
     }
 }
 

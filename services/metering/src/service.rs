@@ -1,11 +1,12 @@
 //! From drafts to what stands in the ledger.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokenmeter_identity::Caller;
 use tokenmeter_model::bounds::{MAX_BATCH_EVENTS, Violation};
 use tokenmeter_model::event::{Draft, Event, ProviderUsage, Usage};
-use tokenmeter_model::price::{Quote, quote};
+use tokenmeter_model::price::Quote;
 use tokenmeter_model::provider::{self, Normalized, Provider, Response};
 use tokenmeter_model::tier::ServiceTier;
 use tokenmeter_store::books::{Books, TenantBook};
@@ -14,11 +15,15 @@ use tokenmeter_store::ledger::{self, Ledger, Submission};
 
 use crate::error::Error;
 
-/// Records usage.
+/// How long a message of a stream waits before it tries a full queue again.
+const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(20);
+
+/// Records usage. Clones are the same service.
+#[derive(Clone)]
 pub struct Metering {
-    ledger: Arc<dyn Ledger>,
+    pub(crate) ledger: Arc<dyn Ledger>,
     books: Arc<Books>,
-    clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 /// What stands in the ledger for one submitted event.
@@ -71,12 +76,30 @@ impl Metering {
         drafts: Vec<Result<Draft, Vec<Violation>>>,
     ) -> Result<Vec<Result<Recorded, Error>>, Error> {
         if drafts.is_empty() || drafts.len() > MAX_BATCH_EVENTS {
-            let text = format!(
-                "{} events is out of bounds; send 1 to {MAX_BATCH_EVENTS} events",
-                drafts.len()
-            );
-            return Err(Error::Invalid(vec![Violation::new("events", text)]));
+            return Err(wrong_size(drafts.len()));
         }
+        self.record_all(caller, drafts, WhenFull::Refuse).await
+    }
+
+    /// The same for a message of a stream, whose size was checked: a full queue before the ledger is
+    /// waited for, because who has a stream open is held up by not being read from, and not refused.
+    ///
+    /// # Errors
+    /// Why nothing of it was tried: the ledger.
+    pub async fn record_streamed(
+        &self,
+        caller: &Caller,
+        drafts: Vec<Result<Draft, Vec<Violation>>>,
+    ) -> Result<Vec<Result<Recorded, Error>>, Error> {
+        self.record_all(caller, drafts, WhenFull::Wait).await
+    }
+
+    async fn record_all(
+        &self,
+        caller: &Caller,
+        drafts: Vec<Result<Draft, Vec<Violation>>>,
+        when_full: WhenFull,
+    ) -> Result<Vec<Result<Recorded, Error>>, Error> {
         let book = self.books.of(&caller.tenant).await?;
         let now_us = (self.clock)();
         let mut submissions = Vec::with_capacity(drafts.len());
@@ -88,7 +111,7 @@ impl Metering {
             results.push(prepared.map(|submission| submissions.push(submission)));
         }
         let submissions: Arc<[Submission]> = submissions.into();
-        let outcomes = self.ledger.record(Arc::clone(&submissions)).await?;
+        let outcomes = self.submit(&submissions, when_full).await?;
         let mut recorded = submissions.iter().zip(outcomes);
         Ok(results
             .into_iter()
@@ -101,6 +124,34 @@ impl Metering {
             })
             .collect())
     }
+
+    async fn submit(
+        &self,
+        submissions: &Arc<[Submission]>,
+        when_full: WhenFull,
+    ) -> Result<Vec<Result<ledger::Outcome, ledger::Error>>, ledger::Error> {
+        loop {
+            match self.ledger.record(Arc::clone(submissions)).await {
+                Err(ledger::Error::Overloaded(_)) if when_full == WhenFull::Wait => {
+                    tokio::time::sleep(FULL_QUEUE_PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// What to do when the queue before the ledger is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WhenFull {
+    Refuse,
+    Wait,
+}
+
+/// Why a message with so many events is refused.
+pub(crate) fn wrong_size(events: usize) -> Error {
+    let text = format!("{events} events is out of bounds; send 1 to {MAX_BATCH_EVENTS} events");
+    Error::Invalid(vec![Violation::new("events", text)])
 }
 
 /// What stands after an outcome.
@@ -120,6 +171,9 @@ fn stand(submission: &Submission, outcome: ledger::Outcome) -> Result<Recorded, 
             charge_time_us: first.charge_time_us,
             recorded_at_us: first.recorded_at_us,
         }),
+        ledger::Outcome::Conflict(standing) if standing.voided.is_some() => {
+            Err(Error::Voided(standing.event.event_id))
+        }
         ledger::Outcome::Conflict(standing) => Err(Error::Conflict {
             differing: submission.event.differing_fields(&standing.event),
             event_id: standing.event.event_id,
@@ -214,17 +268,13 @@ fn fill(event: &mut Event, known: Option<Provider>, usage: &ProviderUsage) -> Re
     Ok(())
 }
 
-/// Prices every line at its charge time. A line without a price, or whose cost is out of bounds, is
-/// unpriced, never free (R16), and never a reason to refuse: the price book may have changed since
+/// Prices every line at its charge time. A line that cannot be priced is never a reason to refuse: the price book may have changed since
 /// the event was first recorded, and a retry must find its first answer.
 fn quotes(book: &TenantBook, event: &Event, charge_time_us: i64) -> Vec<Option<Quote>> {
     let tier = ServiceTier::served(&event.provider, &event.service_tier);
     event
         .lines
         .iter()
-        .map(|line| {
-            let price = book.find(&event.provider, &line.model, charge_time_us)?;
-            quote(price, line, tier).ok()
-        })
+        .map(|line| book.quote(&event.provider, tier, line, charge_time_us))
         .collect()
 }

@@ -10,6 +10,8 @@ pub const RESERVED_LABELS: &str = "tokenmeter.";
 pub const MAX_LINES: usize = 16;
 /// Most events in one batch (design: `BatchRecordUsage` ≤ 1,000 events).
 pub const MAX_BATCH_EVENTS: usize = 1_000;
+/// Most tool invocations, messages or champion case reports in one request.
+pub const MAX_BATCH_ITEMS: usize = 1_000;
 /// Largest provider usage document in bytes (design: `usage_json` ≤ 64 KiB).
 pub const MAX_USAGE_JSON_BYTES: usize = 64 * 1024;
 /// Most documents of one streamed response.
@@ -113,4 +115,39 @@ pub fn required_text(field: &str, value: &str, out: &mut Vec<Violation>) {
         ));
     }
     text(field, value, out);
+}
+
+/// Checks free-form labels, which are sorted by key: how many, their texts, no key twice.
+pub fn labels(labels: &[(String, String)], out: &mut Vec<Violation>) {
+    if labels.len() > MAX_LABELS {
+        out.push(Violation::new(
+            "labels",
+            format!(
+                "{} labels is too many; send at most {}",
+                labels.len(),
+                MAX_LABELS
+            ),
+        ));
+        return;
+    }
+    for (key, value) in labels {
+        let path = format!("labels[{key:.64}]");
+        required_text(&format!("{path}.key"), key, out);
+        text(&format!("{path}.value"), value, out);
+        if key.starts_with(RESERVED_LABELS) {
+            out.push(Violation::new(
+                format!("{path}.key"),
+                format!(
+                    "keys that begin with {:?} are reserved; send another key",
+                    RESERVED_LABELS
+                ),
+            ));
+        }
+    }
+    if labels.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        out.push(Violation::new(
+            "labels",
+            "a key stands twice; send each key once",
+        ));
+    }
 }

@@ -32,6 +32,15 @@ macro_rules! totals {
         }
 
         impl Totals {
+            /// Every sum with the other sign: what takes these totals out again. None when a sum
+            /// is the one number that has no opposite in 64 bits.
+            pub fn checked_neg(&self) -> Option<Totals> {
+                Some(Totals {
+                    $($name: self.$name.checked_neg()?,)+
+                    updated_at_us: self.updated_at_us,
+                })
+            }
+
             /// The exact sum; none when a figure would pass 64 bits.
             pub fn checked_add(&self, other: &Totals) -> Option<Totals> {
                 Some(Totals {

@@ -39,6 +39,35 @@ impl Zone {
         self.start(at_us, |zoned| zoned.first_of_month()?.start_of_day())
     }
 
+    /// When the calendar day after that of a time begins, in microseconds since the Unix epoch.
+    pub fn next_day(&self, at_us: i64) -> i64 {
+        self.start(at_us, |zoned| zoned.tomorrow()?.start_of_day())
+    }
+
+    /// When the calendar month after that of a time begins, in microseconds since the Unix epoch.
+    pub fn next_month(&self, at_us: i64) -> i64 {
+        self.start(at_us, |zoned| {
+            zoned.last_of_month()?.tomorrow()?.start_of_day()
+        })
+    }
+
+    /// The calendar day of a time, as `2026-07-31`.
+    pub fn date(&self, at_us: i64) -> String {
+        self.write(at_us, "%Y-%m-%d")
+    }
+
+    /// The calendar month of a time, as `2026-07`.
+    pub fn month(&self, at_us: i64) -> String {
+        self.write(at_us, "%Y-%m")
+    }
+
+    /// Empty for a time that jiff does not know.
+    fn write(&self, at_us: i64, format: &str) -> String {
+        Timestamp::from_microsecond(at_us)
+            .map(|at| at.to_zoned(self.0.clone()).strftime(format).to_string())
+            .unwrap_or_default()
+    }
+
     /// Falls back to the time itself, which only a time at the edge of what jiff knows (year 9999)
     /// can reach.
     fn start(&self, at_us: i64, begin: impl Fn(Zoned) -> Result<Zoned, jiff::Error>) -> i64 {
@@ -54,6 +83,29 @@ mod tests {
 
     fn at(text: &str) -> i64 {
         text.parse::<Timestamp>().unwrap().as_microsecond()
+    }
+
+    #[test]
+    fn a_day_ends_where_the_next_begins_however_long_it_is() {
+        for (zone, time, hours, date) in [
+            ("UTC", "2026-03-08T12:00:00Z", 24, "2026-03-08"),
+            ("America/New_York", "2026-03-08T12:00:00Z", 23, "2026-03-08"),
+            ("America/New_York", "2026-11-01T12:00:00Z", 25, "2026-11-01"),
+            ("Asia/Kolkata", "2026-12-31T18:30:00Z", 24, "2027-01-01"),
+        ] {
+            let named = Zone::named(zone).unwrap();
+            let length = named.next_day(at(time)) - named.start_of_day(at(time));
+            assert_eq!(length, hours * 3_600_000_000, "{zone}");
+            assert_eq!(named.date(at(time)), date, "{zone}");
+            assert_eq!(named.month(at(time)), date[..7], "{zone}");
+            let next = named.next_month(at(time));
+            assert_eq!(named.start_of_month(next), next, "{zone}");
+            assert_eq!(
+                named.start_of_month(next - 1),
+                named.start_of_month(at(time)),
+                "{zone}"
+            );
+        }
     }
 
     #[test]

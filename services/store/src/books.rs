@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
+use tokenmeter_model::counts::Line;
 use tokenmeter_model::id::TenantId;
-use tokenmeter_model::price::{Book, Price};
+use tokenmeter_model::price::{Book, Price, Quote, quote};
+use tokenmeter_model::tier::ServiceTier;
 use tokio::sync::Mutex;
 
 use crate::ledger::{Error, Ledger};
@@ -36,6 +38,27 @@ impl TenantBook {
         self.own
             .exact(provider, model, at_us)
             .or_else(|| self.shipped.exact(provider, model, at_us))
+    }
+
+    /// What a line costs at a time, served in a tier. None when it has no price, or one by which its
+    /// cost is out of bounds: such a line is unpriced, never free (R16).
+    pub fn quote(
+        &self,
+        provider: &str,
+        tier: ServiceTier,
+        line: &Line,
+        at_us: i64,
+    ) -> Option<Quote> {
+        let price = self.find(provider, &line.model, at_us)?;
+        quote(price, line, tier).ok()
+    }
+
+    /// The highest version in it, shipped prices included; 0 when it is empty.
+    pub fn version(&self) -> i64 {
+        self.iter()
+            .map(|(price, _)| price.version)
+            .max()
+            .unwrap_or_default()
     }
 
     /// Whether the tenant has a price of its own for this provider.

@@ -8,3 +8,4 @@ pub mod clock;
 pub mod fault;
 pub mod ledger;
 pub mod sqlite;
+pub mod tail;

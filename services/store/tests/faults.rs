@@ -48,14 +48,17 @@ fn invariants_turn_red_against_planted_faults() {
         let stall = stall_sqlite(&kept).await;
         conformance::bounded(ledger, stall).await;
     });
-    plant(Some(Planted::SkipTotals));
-    let outcome = std::thread::spawn(|| {
-        conformance::model::totals_equal_the_reference_at_every_step(open_sqlite);
-    })
-    .join();
-    plant(None);
-    assert!(
-        outcome.is_err(),
-        "SkipTotals was planted and nothing turned red"
-    );
+    for fault in [Planted::SkipTotals, Planted::SkipVoidTotals] {
+        plant(Some(fault));
+        let outcome = std::thread::spawn(|| {
+            conformance::model::totals_equal_the_reference_at_every_step(open_sqlite);
+        })
+        .join();
+        plant(None);
+        assert!(
+            outcome.is_err(),
+            "{fault:?} was planted and nothing turned red"
+        );
+        println!("{fault:?}: red, as it should be");
+    }
 }

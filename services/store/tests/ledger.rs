@@ -42,6 +42,30 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
+            async fn a_void_takes_an_event_out_of_every_figure() {
+                let (ledger, _kept) = $open().await;
+                conformance::a_void_takes_an_event_out_of_every_figure(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn reprices_keep_events_together() {
+                let (ledger, _kept) = $open().await;
+                conformance::reprices_keep_events_together(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn items_stand_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::items::items_stand_once(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_tool_ends_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::items::a_tool_ends_once(&ledger).await;
+            }
+
+            #[tokio::test]
             async fn prices_keep_their_versions() {
                 let (ledger, _kept) = $open().await;
                 conformance::prices_keep_their_versions(&ledger).await;

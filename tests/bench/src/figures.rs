@@ -27,7 +27,7 @@ impl Tally {
     }
 
     /// The time that this many per cent did not pass: nearest rank.
-    fn percentile(&mut self, percent: usize) -> u32 {
+    pub(crate) fn percentile(&mut self, percent: usize) -> u32 {
         self.micros.sort_unstable();
         let rank = (self.micros.len() * percent).div_ceil(100);
         self.micros

@@ -45,7 +45,7 @@ pub(crate) struct Options {
     batches_in_flight: usize,
 }
 
-fn folder(url: &str) -> Result<PathBuf, String> {
+pub(crate) fn folder(url: &str) -> Result<PathBuf, String> {
     match url.strip_prefix("sqlite:") {
         Some("") => Ok(std::env::temp_dir()),
         Some(folder) => Ok(folder.into()),
@@ -153,7 +153,7 @@ fn alternate(
 }
 
 /// The binary as it is released, with its defaults, in a folder of its own.
-fn serve(folder: &TempDir) -> Server {
+pub(crate) fn serve(folder: &TempDir) -> Server {
     let own = folder.path().join("server");
     std::fs::create_dir(&own).expect("a new folder");
     Start::new(own)
@@ -168,7 +168,7 @@ fn new_folder(options: &Options) -> TempDir {
         .unwrap_or_else(|error| panic!("{}: {error}", options.ledger.display()))
 }
 
-fn now_us() -> i64 {
+pub(crate) fn now_us() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let micros = now.expect("the clock is past 1970").as_micros();
     i64::try_from(micros).expect("a time of this age")

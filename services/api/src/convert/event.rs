@@ -299,16 +299,9 @@ pub fn recorded_event(recorded: Recorded, epoch: &str) -> v1::RecordedEvent {
 }
 
 fn message_facts(facts: MessageFacts) -> v1::MessageFacts {
-    let role = match facts.role.as_str() {
-        "user" => v1::MessageRole::User,
-        "assistant" => v1::MessageRole::Assistant,
-        "tool" => v1::MessageRole::Tool,
-        "system" => v1::MessageRole::System,
-        _ => v1::MessageRole::Unspecified,
-    };
     v1::MessageFacts {
         message_id: facts.message_id,
-        role: role.into(),
+        role: message_role(&facts.role).into(),
         r#type: facts.message_type,
         sequence: facts.sequence,
         tool_use_id: facts.tool_use_id,
@@ -316,7 +309,19 @@ fn message_facts(facts: MessageFacts) -> v1::MessageFacts {
     }
 }
 
-fn stop_reason(word: &str) -> v1::StopReason {
+/// Who wrote a message, from the name in ledgers; any other is not stated.
+pub fn message_role(name: &str) -> v1::MessageRole {
+    match name {
+        "user" => v1::MessageRole::User,
+        "assistant" => v1::MessageRole::Assistant,
+        "tool" => v1::MessageRole::Tool,
+        "system" => v1::MessageRole::System,
+        _ => v1::MessageRole::Unspecified,
+    }
+}
+
+/// A provider's word for why the model stopped, in words common to all; unspecified if it is empty.
+pub fn stop_reason(word: &str) -> v1::StopReason {
     if word.is_empty() {
         return v1::StopReason::Unspecified;
     }

@@ -5,6 +5,7 @@
 
 pub mod counts;
 pub mod event;
+pub mod item;
 pub mod money;
 pub mod price;
 pub mod tier;

@@ -1,15 +1,8 @@
 //! The fingerprint that tells a retry from a conflict (R2).
 
-use sha2::{Digest, Sha256};
-
 use super::Event;
-
-/// Bytes of a [`Fingerprint`]: one of version, 16 of hash.
-pub const FINGERPRINT_BYTES: usize = 17;
-/// Version of the fingerprint's rule.
-pub const FINGERPRINT_VERSION: u8 = 1;
-/// A versioned hash of what the caller supplied.
-pub type Fingerprint = [u8; FINGERPRINT_BYTES];
+use crate::fingerprint::Canonical;
+pub use crate::fingerprint::{FINGERPRINT_BYTES, FINGERPRINT_VERSION, Fingerprint};
 
 impl Event {
     /// The fingerprint of the payload: the version of the rule, then half a SHA-256 over every
@@ -17,7 +10,7 @@ impl Event {
     /// so a retry has the same fingerprint for ever. Usage counts as its disjoint counts: two
     /// spellings of one provider response are one payload.
     pub fn fingerprint(&self) -> Fingerprint {
-        let mut hash = Canonical(Sha256::new());
+        let mut hash = Canonical::new();
         for text in [
             &self.event_id,
             &self.user_id,
@@ -58,11 +51,7 @@ impl Event {
             hash.text(value);
         }
         self.hash_facts(&mut hash);
-        let digest = hash.0.finalize();
-        let mut fingerprint = [0; FINGERPRINT_BYTES];
-        fingerprint[0] = FINGERPRINT_VERSION;
-        fingerprint[1..].copy_from_slice(&digest[..FINGERPRINT_BYTES - 1]);
-        fingerprint
+        hash.finish()
     }
 
     fn hash_facts(&self, hash: &mut Canonical) {
@@ -89,30 +78,6 @@ impl Event {
             hash.number(retrieval.cases_retrieved);
             hash.optional(retrieval.succeeded.map(i64::from));
         }
-    }
-}
-
-/// Writes fields to the hash so that no two payloads write the same bytes: texts carry their
-/// length, optional numbers a presence byte.
-struct Canonical(Sha256);
-
-impl Canonical {
-    fn length(&mut self, length: usize) {
-        self.0.update((length as u64).to_le_bytes());
-    }
-
-    fn text(&mut self, text: &str) {
-        self.length(text.len());
-        self.0.update(text.as_bytes());
-    }
-
-    fn number(&mut self, number: i64) {
-        self.0.update(number.to_le_bytes());
-    }
-
-    fn optional(&mut self, number: Option<i64>) {
-        self.0.update([u8::from(number.is_some())]);
-        self.number(number.unwrap_or_default());
     }
 }
 

@@ -205,7 +205,7 @@ impl Event {
             }
         }
         self.check_lines(&mut out);
-        self.check_labels(&mut out);
+        bounds::labels(&self.labels, &mut out);
         self.check_facts(&mut out);
         out
     }
@@ -262,40 +262,6 @@ impl Event {
         }
         for (n, line) in self.lines.iter().enumerate() {
             line.check(&format!("lines.lines[{n}]"), out);
-        }
-    }
-
-    fn check_labels(&self, out: &mut Vec<Violation>) {
-        if self.labels.len() > bounds::MAX_LABELS {
-            out.push(Violation::new(
-                "labels",
-                format!(
-                    "{} labels is too many; send at most {}",
-                    self.labels.len(),
-                    bounds::MAX_LABELS
-                ),
-            ));
-            return;
-        }
-        for (key, value) in &self.labels {
-            let path = format!("labels[{key:.64}]");
-            bounds::required_text(&format!("{path}.key"), key, out);
-            bounds::text(&format!("{path}.value"), value, out);
-            if key.starts_with(bounds::RESERVED_LABELS) {
-                out.push(Violation::new(
-                    format!("{path}.key"),
-                    format!(
-                        "keys that begin with {:?} are reserved; send another key",
-                        bounds::RESERVED_LABELS
-                    ),
-                ));
-            }
-        }
-        if self.labels.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            out.push(Violation::new(
-                "labels",
-                "a key stands twice; send each key once",
-            ));
         }
     }
 

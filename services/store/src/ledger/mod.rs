@@ -1,6 +1,9 @@
 //! The port `Ledger`: the system of record of every event, total and price.
 
+pub mod correction;
+pub mod items;
 pub mod log;
+pub mod reports;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +17,11 @@ use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::{Price, Quote};
 use tokenmeter_model::totals::Totals;
 use tokio::sync::watch;
+
+use self::correction::{
+    Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void, VoidOutcome,
+};
+use self::items::{ItemOutcome, ItemSubmission};
 
 /// An event that passed every check, priced, ready to be recorded.
 #[derive(Debug, Clone)]
@@ -51,7 +59,8 @@ pub enum Outcome {
     },
     /// It stood there before with the same payload; this is how it was first recorded (R2).
     Duplicate(Box<Recorded>),
-    /// Its id stands there with another payload, this one; nothing changed.
+    /// Its id stands there with another payload, this one; nothing changed. `voided` says whether
+    /// that event is in force.
     Conflict(Box<Recorded>),
 }
 
@@ -177,7 +186,7 @@ pub struct Latencies {
 pub struct Latency {
     /// Events that state a time; the rest is 0 when none does.
     pub measured: i64,
-    /// Mean, rounded half up.
+    /// Mean, rounded half to even.
     pub mean_ms: i64,
     /// Median.
     pub p50_ms: i64,
@@ -215,32 +224,6 @@ pub struct UnpricedPage {
     pub models: Vec<Unpriced>,
     /// Lines of all models of the tenant that wait for a price.
     pub total_lines: i64,
-}
-
-/// A new price for one recorded line, posted as a compensating entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Adjustment {
-    /// Position of the line.
-    pub position: i64,
-    /// The quote that the caller saw; the entry is posted only if it still stands.
-    pub from: Option<Quote>,
-    /// The new quote.
-    pub to: Quote,
-}
-
-/// A line whose price may be set anew.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RepriceCandidate {
-    /// Position of the line.
-    pub position: i64,
-    /// The provider.
-    pub provider: String,
-    /// Its service tier in the provider's own word.
-    pub service_tier: String,
-    /// The time it is charged at, in microseconds since the Unix epoch.
-    pub charge_time_us: i64,
-    /// The line with the quote that stands.
-    pub priced: PricedLine,
 }
 
 /// A price as the book keeps it.
@@ -285,7 +268,7 @@ impl Error {
 ///
 /// Every method is atomic. `record` acknowledges only what is on disk.
 #[async_trait]
-pub trait Ledger: Send + Sync + 'static {
+pub trait Ledger: reports::Reports + Send + Sync + 'static {
     /// Records a batch; one outcome a submission, in order. A bad one never fails the others.
     async fn record(&self, batch: Arc<[Submission]>) -> Result<Vec<Result<Outcome, Error>>, Error>;
 
@@ -318,21 +301,33 @@ pub trait Ledger: Send + Sync + 'static {
         limit: i64,
     ) -> Result<UnpricedPage, Error>;
 
-    /// Unpriced lines after a position, in order of position.
-    async fn unpriced_lines(
+    /// Records a batch of items beside usage; one outcome an item, in order.
+    async fn record_items(&self, batch: Arc<[ItemSubmission]>) -> Result<Vec<ItemOutcome>, Error>;
+
+    /// Takes an event out of every total, with compensating entries.
+    async fn void(&self, void: Void) -> Result<VoidOutcome, Error>;
+
+    /// Lines to price anew of events that begin in the positions `(after, through]`, in order of
+    /// position, never a part of an event that has more of them.
+    async fn reprice_candidates(
         &self,
         tenant: &TenantId,
+        query: &RepriceQuery,
         after: i64,
-        limit: i64,
+        through: i64,
     ) -> Result<Vec<RepriceCandidate>, Error>;
 
-    /// Posts compensating entries; answers how many still applied.
-    async fn adjust(
+    /// Posts the compensating entries of a step and remembers how far its run has come. All or
+    /// nothing: answers false, and nothing changed, when a line's quote is no longer the one that
+    /// the caller saw or its event was voided.
+    async fn reprice(&self, step: RepriceStep) -> Result<bool, Error>;
+
+    /// A request by its name.
+    async fn remembered(
         &self,
         tenant: &TenantId,
-        adjustments: Vec<Adjustment>,
-        now_us: i64,
-    ) -> Result<i64, Error>;
+        request_id: &str,
+    ) -> Result<Option<Remembered>, Error>;
 
     /// Adds prices to a tenant's book, or with no tenant to the shipped ones. A price that stands
     /// already, figure for figure, keeps its version. Answers each one's version, and whether it

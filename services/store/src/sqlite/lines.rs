@@ -283,7 +283,8 @@ pub(super) fn read_quote(row: &SqliteRow) -> Result<Option<Quote>, Error> {
     }))
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(
+/// Reads a column of JSON; none when it is empty.
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(
     row: &SqliteRow,
     column: &str,
 ) -> Result<Option<T>, Error> {

@@ -1,11 +1,19 @@
 //! The embedded ledger: SQLite in WAL mode with `synchronous = FULL`, so a commit is on disk
 //! before it is acknowledged. One connection writes, a pool of read-only connections reads.
 
+mod correct;
 mod insert;
+mod items;
 mod lines;
+mod log;
+mod messages;
 mod prices;
 mod read;
+mod reports;
+mod requests;
 mod service;
+mod sessions;
+mod tools;
 mod totals;
 mod writer;
 
@@ -22,16 +30,20 @@ use sqlx::{ConnectOptions as _, migrate::Migrator};
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use self::writer::{Batched, Job, Writer};
 use crate::fault::{Planted, is_planted};
+use crate::ledger::correction::{
+    Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void, VoidOutcome,
+};
+use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
-    Adjustment, Error, EventQuery, Ledger, Outcome, Range, Recorded, RepriceCandidate,
-    ServiceQuery, ServiceUsage, Session, StoredPrice, Subject, Submission, UnpricedPage, log,
+    Error, EventQuery, Ledger, Outcome, Range, Recorded, ServiceQuery, ServiceUsage, Session,
+    StoredPrice, Subject, Submission, UnpricedPage, log as ledger_log,
 };
 
-/// Events that may wait for the writer; more are refused with [`Error::Overloaded`].
+/// Events and items that may wait for the writer; more are refused with [`Error::Overloaded`].
 pub const MAX_QUEUED_EVENTS: usize = 16_384;
 /// Connections that read.
 const READERS: u32 = 8;
@@ -116,6 +128,18 @@ impl Sqlite {
         })
     }
 
+    /// Takes places in the queue before the writer, as many as there are events or items.
+    fn queue(&self, places: usize) -> Result<OwnedSemaphorePermit, Error> {
+        let overloaded = || Error::Overloaded(MAX_QUEUED_EVENTS - self.queue.available_permits());
+        let places = match is_planted(Planted::EndlessQueue) {
+            true => 0,
+            false => u32::try_from(places).map_err(|_| overloaded())?,
+        };
+        Arc::clone(&self.queue)
+            .try_acquire_many_owned(places)
+            .map_err(|_| overloaded())
+    }
+
     /// Hands a job to the writer and waits for its answer.
     async fn ask<T>(
         &self,
@@ -155,14 +179,7 @@ impl Ledger for Sqlite {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let overloaded = || Error::Overloaded(MAX_QUEUED_EVENTS - self.queue.available_permits());
-        let events = match is_planted(Planted::EndlessQueue) {
-            true => 0,
-            false => u32::try_from(batch.len()).map_err(|_| overloaded())?,
-        };
-        let queued = Arc::clone(&self.queue)
-            .try_acquire_many_owned(events)
-            .map_err(|_| overloaded())?;
+        let queued = self.queue(batch.len())?;
         self.ask(|reply| {
             Job::Record(Batched {
                 batch,
@@ -207,29 +224,45 @@ impl Ledger for Sqlite {
         read::unpriced(&self.readers, tenant.as_str(), after, limit).await
     }
 
-    async fn unpriced_lines(
-        &self,
-        tenant: &TenantId,
-        after: i64,
-        limit: i64,
-    ) -> Result<Vec<RepriceCandidate>, Error> {
-        read::unpriced_lines(&self.readers, tenant.as_str(), after, limit).await
-    }
-
-    async fn adjust(
-        &self,
-        tenant: &TenantId,
-        adjustments: Vec<Adjustment>,
-        now_us: i64,
-    ) -> Result<i64, Error> {
-        let tenant = tenant.clone();
-        self.ask(|reply| Job::Adjust {
-            tenant,
-            adjustments,
-            now_us,
-            reply,
+    async fn record_items(&self, batch: Arc<[ItemSubmission]>) -> Result<Vec<ItemOutcome>, Error> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let queued = self.queue(batch.len())?;
+        self.ask(|reply| {
+            Job::Items(Batched {
+                batch,
+                reply,
+                queued,
+            })
         })
         .await
+    }
+
+    async fn void(&self, void: Void) -> Result<VoidOutcome, Error> {
+        self.ask(|reply| Job::Void { void, reply }).await
+    }
+
+    async fn reprice_candidates(
+        &self,
+        tenant: &TenantId,
+        query: &RepriceQuery,
+        after: i64,
+        through: i64,
+    ) -> Result<Vec<RepriceCandidate>, Error> {
+        read::reprice_candidates(&self.readers, tenant.as_str(), query, after, through).await
+    }
+
+    async fn reprice(&self, step: RepriceStep) -> Result<bool, Error> {
+        self.ask(|reply| Job::Reprice { step, reply }).await
+    }
+
+    async fn remembered(
+        &self,
+        tenant: &TenantId,
+        request_id: &str,
+    ) -> Result<Option<Remembered>, Error> {
+        requests::find(&self.readers, tenant.as_str(), request_id).await
     }
 
     async fn add_prices(
@@ -271,11 +304,11 @@ impl Ledger for Sqlite {
 
     async fn log(
         &self,
-        _tenant: &TenantId,
-        _after: i64,
-        _positions: i64,
-    ) -> Result<log::Page, Error> {
-        Err(Error::Unavailable("the log cannot be read yet".into()))
+        tenant: &TenantId,
+        after: i64,
+        positions: i64,
+    ) -> Result<ledger_log::Page, Error> {
+        log::page(&self.readers, tenant.as_str(), after, positions).await
     }
 
     fn secret(&self) -> &[u8] {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sqlx::sqlite::{SqlitePool, SqliteRow};
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, QueryBuilder, Row as _, Sqlite};
 use tokenmeter_model::price::Quote;
 use tokenmeter_model::totals::{Split, Totals, split};
@@ -10,9 +10,9 @@ use tokenmeter_model::totals::{Split, Totals, split};
 use super::lines::{self, corrupt};
 use super::{totals, unavailable};
 use crate::fault::{Planted, is_planted};
+use crate::ledger::correction::{RepriceCandidate, RepriceQuery};
 use crate::ledger::{
-    Error, EventQuery, PricedLine, Range, Recorded, RepriceCandidate, Subject, Unpriced,
-    UnpricedPage,
+    Error, EventQuery, PricedLine, Range, Recorded, Subject, Unpriced, UnpricedPage, Voided,
 };
 
 fn subject_parts<'a>(subject: &Subject<'a>) -> (&'static str, &'static str, &'a str) {
@@ -207,14 +207,14 @@ fn events_query(tenant: &str, wanted: &EventQuery) -> QueryBuilder<Sqlite> {
     query
 }
 
-/// An event with a line that still waits for a price.
+/// An event with a line that still waits for a price: one that was neither repriced nor voided.
 const UNPRICED_EVENT: &str = " AND EXISTS (SELECT 1 FROM usage_lines AS u \
     WHERE u.position BETWEEN l.position AND l.position + l.line_count - 1 \
       AND u.kind = 'usage' AND u.unpriced_lines = 1 AND NOT EXISTS (\
-        SELECT 1 FROM usage_lines AS c WHERE c.of_position = u.position AND c.kind = 'reprice'))";
+        SELECT 1 FROM usage_lines AS c WHERE c.of_position = u.position))";
 
-async fn by_position(
-    connection: &mut sqlx::SqliteConnection,
+pub(super) async fn by_position(
+    connection: &mut SqliteConnection,
     column: &'static str,
     positions: &[i64],
 ) -> Result<Vec<SqliteRow>, Error> {
@@ -233,33 +233,80 @@ async fn by_position(
         .map_err(unavailable)
 }
 
-/// Adds every line's corrections to its quote.
-async fn apply_corrections(
-    connection: &mut sqlx::SqliteConnection,
+/// An event as it was first recorded, with whether it was voided since.
+pub(super) async fn first_record(
+    connection: &mut SqliteConnection,
+    tenant: &str,
+    event_id: &str,
+    position: i64,
+) -> Result<Recorded, Error> {
+    let rows = sqlx::query(include_str!("queries/event_rows.sql"))
+        .bind(tenant)
+        .bind(event_id)
+        .bind(position)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(unavailable)?;
+    let mut first = lines::read(&rows)?;
+    let void: Option<(i64, String)> = sqlx::query_as(
+        "SELECT recorded_at, coalesce(correction, '') FROM usage_lines \
+         WHERE of_position = ?1 AND kind = 'void'",
+    )
+    .bind(position)
+    .fetch_optional(connection)
+    .await
+    .map_err(unavailable)?;
+    first.voided = void.map(|(at_us, reason)| Voided { at_us, reason });
+    Ok(first)
+}
+
+/// Adds every line's reprices to its quote, and the void of an event to it.
+pub(super) async fn apply_corrections(
+    connection: &mut SqliteConnection,
     events: &mut [Recorded],
 ) -> Result<(), Error> {
     let positions: Vec<i64> = events
         .iter()
         .flat_map(|event| event.quotes.iter().zip(event.position..).map(|(_, at)| at))
         .collect();
-    let mut corrections: HashMap<i64, Quote> = HashMap::new();
-    for row in by_position(connection, "of_position", &positions).await? {
-        let of: i64 = row.try_get("of_position").map_err(corrupt)?;
-        if let Some(quote) = lines::read_quote(&row)? {
-            add_quote(corrections.entry(of).or_default(), &quote);
-        }
-    }
+    let (reprices, mut voids) = corrections(connection, &positions).await?;
     for event in events {
+        event.voided = voids.remove(&event.position);
         for (quote, position) in event.quotes.iter_mut().zip(event.position..) {
-            if let Some(correction) = corrections.get(&position) {
-                add_quote(quote.get_or_insert_default(), correction);
+            if let Some(reprice) = reprices.get(&position) {
+                add_quote(quote.get_or_insert_default(), reprice);
             }
         }
     }
     Ok(())
 }
 
-fn add_quote(quote: &mut Quote, correction: &Quote) {
+/// The sums of the reprices of lines, and their voids, by the positions of the lines.
+async fn corrections(
+    connection: &mut SqliteConnection,
+    positions: &[i64],
+) -> Result<(HashMap<i64, Quote>, HashMap<i64, Voided>), Error> {
+    let mut reprices: HashMap<i64, Quote> = HashMap::new();
+    let mut voids = HashMap::new();
+    for row in by_position(connection, "of_position", positions).await? {
+        let of: i64 = row.try_get("of_position").map_err(corrupt)?;
+        if row.try_get::<&str, _>("kind").map_err(corrupt)? == "void" {
+            let voided = Voided {
+                at_us: row.try_get("recorded_at").map_err(corrupt)?,
+                reason: row
+                    .try_get::<Option<_>, _>("correction")
+                    .map_err(corrupt)?
+                    .unwrap_or_default(),
+            };
+            voids.insert(of, voided);
+        } else if let Some(quote) = lines::read_quote(&row)? {
+            add_quote(reprices.entry(of).or_default(), &quote);
+        }
+    }
+    Ok((reprices, voids))
+}
+
+pub(super) fn add_quote(quote: &mut Quote, correction: &Quote) {
     quote.cost_nano_usd += correction.cost_nano_usd;
     quote.cache_saving_nano_usd += correction.cache_saving_nano_usd;
     quote.cache_write_extra_nano_usd += correction.cache_write_extra_nano_usd;
@@ -310,32 +357,53 @@ pub(super) async fn unpriced(
     })
 }
 
-/// Unpriced lines after a position.
-pub(super) async fn unpriced_lines(
+/// Lines to price anew.
+pub(super) async fn reprice_candidates(
     pool: &SqlitePool,
     tenant: &str,
+    query: &RepriceQuery,
     after: i64,
-    limit: i64,
+    through: i64,
 ) -> Result<Vec<RepriceCandidate>, Error> {
-    let rows = sqlx::query(include_str!("queries/unpriced_lines.sql"))
+    let mut snapshot = pool.begin().await.map_err(unavailable)?;
+    let range = query.range.unwrap_or(Range {
+        from_us: i64::MIN,
+        to_us: i64::MAX,
+    });
+    let rows = sqlx::query(include_str!("queries/reprice_candidates.sql"))
         .bind(tenant)
         .bind(after)
-        .bind(limit)
-        .fetch_all(pool)
+        .bind(through)
+        .bind(&query.provider)
+        .bind(&query.model)
+        .bind(range.from_us)
+        .bind(range.to_us)
+        .bind(query.include_priced)
+        .fetch_all(&mut *snapshot)
         .await
         .map_err(unavailable)?;
-    rows.iter()
-        .map(|row| {
-            Ok(RepriceCandidate {
-                position: row.try_get("position").map_err(corrupt)?,
-                provider: row.try_get("provider").map_err(corrupt)?,
-                service_tier: row.try_get("service_tier").map_err(corrupt)?,
-                charge_time_us: row.try_get("charge_time").map_err(corrupt)?,
-                priced: PricedLine {
-                    line: lines::read_line(row)?,
-                    quote: None,
-                },
-            })
-        })
-        .collect()
+    let mut candidates = Vec::with_capacity(rows.len());
+    for row in rows {
+        let position: i64 = row.try_get("position").map_err(corrupt)?;
+        let line: i64 = row.try_get("line").map_err(corrupt)?;
+        candidates.push(RepriceCandidate {
+            position,
+            event_position: position - line,
+            provider: row.try_get("provider").map_err(corrupt)?,
+            service_tier: row.try_get("service_tier").map_err(corrupt)?,
+            charge_time_us: row.try_get("charge_time").map_err(corrupt)?,
+            priced: PricedLine {
+                line: lines::read_line(&row)?,
+                quote: lines::read_quote(&row)?,
+            },
+        });
+    }
+    let positions: Vec<i64> = candidates.iter().map(|one| one.position).collect();
+    let (reprices, _) = corrections(&mut snapshot, &positions).await?;
+    for candidate in &mut candidates {
+        if let Some(reprice) = reprices.get(&candidate.position) {
+            add_quote(candidate.priced.quote.get_or_insert_default(), reprice);
+        }
+    }
+    Ok(candidates)
 }

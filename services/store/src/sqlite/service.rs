@@ -99,7 +99,7 @@ pub(super) async fn usage(
     })
 }
 
-async fn model_totals(
+pub(super) async fn model_totals(
     connection: &mut SqliteConnection,
     tenant: &str,
     range: Option<Range>,
@@ -135,7 +135,7 @@ async fn model_totals(
     read_models(&query.fetch_all(connection).await.map_err(unavailable)?)
 }
 
-fn read_models(rows: &[SqliteRow]) -> Result<Vec<ModelTotals>, Error> {
+pub(super) fn read_models(rows: &[SqliteRow]) -> Result<Vec<ModelTotals>, Error> {
     let mut models = rows
         .iter()
         .map(|row| {
@@ -150,6 +150,8 @@ fn read_models(rows: &[SqliteRow]) -> Result<Vec<ModelTotals>, Error> {
             })
         })
         .collect::<Result<Vec<_>, Error>>()?;
+    // A model all of whose events are voided has no line left.
+    models.retain(|model| model.totals.lines > 0);
     models.sort_by(|a, b| (&a.provider, &a.model).cmp(&(&b.provider, &b.model)));
     Ok(models)
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection as _, Row as _};
 use tokenmeter_model::event::FINGERPRINT_BYTES;
-use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
@@ -15,9 +14,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use super::insert::{Bound, Insert};
 use super::lines::{self, NewLine};
 use super::totals::{self, Batch, Owner};
-use super::{prices, unavailable};
+use super::{correct, items, prices, read, unavailable};
 use crate::fault::{Planted, is_planted};
-use crate::ledger::{Adjustment, Error, Outcome, Recorded, Submission};
+use crate::ledger::correction::{RepriceStep, Void, VoidOutcome};
+use crate::ledger::items::{ItemOutcome, ItemSubmission};
+use crate::ledger::{Error, Outcome, Submission};
 
 /// Events that one transaction takes at most, whole calls aside: a call of 1,000 events may join a
 /// group of 999. More would make everybody in the group wait longer for little.
@@ -28,12 +29,15 @@ pub(super) type Outcomes = Result<Vec<Result<Outcome, Error>>, Error>;
 
 /// Work for the writer.
 pub(super) enum Job {
-    Record(Batched),
-    Adjust {
-        tenant: TenantId,
-        adjustments: Vec<Adjustment>,
-        now_us: i64,
-        reply: oneshot::Sender<Result<i64, Error>>,
+    Record(Batched<Submission, Result<Outcome, Error>>),
+    Items(Batched<ItemSubmission, ItemOutcome>),
+    Void {
+        void: Void,
+        reply: oneshot::Sender<Result<VoidOutcome, Error>>,
+    },
+    Reprice {
+        step: RepriceStep,
+        reply: oneshot::Sender<Result<bool, Error>>,
     },
     AddPrices {
         tenant: String,
@@ -49,10 +53,10 @@ pub(super) enum Job {
     },
 }
 
-/// One call's events, and its place in the queue's bound until it is answered.
-pub(super) struct Batched {
-    pub(super) batch: Arc<[Submission]>,
-    pub(super) reply: oneshot::Sender<Outcomes>,
+/// One call's events or items, and its places in the queue's bound until it is answered.
+pub(super) struct Batched<S, O> {
+    pub(super) batch: Arc<[S]>,
+    pub(super) reply: oneshot::Sender<Result<Vec<O>, Error>>,
     pub(super) queued: OwnedSemaphorePermit,
 }
 
@@ -94,17 +98,34 @@ impl Writer {
             };
             match job {
                 Job::Record(first) => {
-                    let (group, after) = gather(first, &mut jobs);
+                    let (group, after) = gather(first, &mut jobs, |job| match job {
+                        Job::Record(more) => Ok(more),
+                        other => Err(other),
+                    });
                     next = after;
                     self.record(group).await;
                 }
-                Job::Adjust {
-                    tenant,
-                    adjustments,
-                    now_us,
-                    reply,
-                } => {
-                    let _ = reply.send(self.adjust(&tenant, &adjustments, now_us).await);
+                Job::Items(first) => {
+                    let (group, after) = gather(first, &mut jobs, |job| match job {
+                        Job::Items(more) => Ok(more),
+                        other => Err(other),
+                    });
+                    next = after;
+                    self.record_items(group).await;
+                }
+                Job::Void { void, reply } => {
+                    let done = correct::void(&mut self.connection, &self.totals, &void).await;
+                    let _ = reply.send(done.map(|(outcome, last)| {
+                        self.publish(last);
+                        outcome
+                    }));
+                }
+                Job::Reprice { step, reply } => {
+                    let done = correct::reprice(&mut self.connection, &self.totals, &step).await;
+                    let _ = reply.send(done.map(|last| {
+                        self.publish(last);
+                        last.is_some()
+                    }));
                 }
                 Job::AddPrices {
                     tenant,
@@ -130,27 +151,17 @@ impl Writer {
     }
 
     /// Records a group and answers each call in it.
-    async fn record(&mut self, group: Vec<Batched>) {
+    async fn record(&mut self, group: Vec<Batched<Submission, Result<Outcome, Error>>>) {
         let submissions: Vec<&Submission> = group.iter().flat_map(|one| one.batch.iter()).collect();
-        let outcomes = self
-            .write_parts(&submissions)
-            .await
-            .map_err(|error| error.to_string());
-        let mut outcomes = outcomes.map(Vec::into_iter);
-        for Batched {
-            batch,
-            reply,
-            queued,
-        } in group
-        {
-            let answer = match &mut outcomes {
-                Ok(outcomes) => Ok(outcomes.by_ref().take(batch.len()).collect()),
-                Err(text) => Err(Error::Unavailable(text.clone())),
-            };
-            // The caller may have gone; what is committed stands all the same.
-            let _ = reply.send(answer);
-            drop(queued);
-        }
+        let outcomes = self.write_parts(&submissions).await;
+        answer(group, outcomes);
+    }
+
+    /// Records a group of items in one transaction and answers each call in it.
+    async fn record_items(&mut self, group: Vec<Batched<ItemSubmission, ItemOutcome>>) {
+        let batches = group.iter().flat_map(|one| one.batch.iter());
+        let outcomes = write_items(&mut self.connection, batches).await;
+        answer(group, outcomes);
     }
 
     /// Records what fits: a part that does not fit is halved until what does not fit is alone, so
@@ -227,7 +238,13 @@ impl Writer {
                     position: *position,
                 },
                 Key::Stands { position, same } => {
-                    let first = first_record(&mut transaction, submission, position).await?;
+                    let first = read::first_record(
+                        &mut transaction,
+                        submission.tenant.as_str(),
+                        &submission.event.event_id,
+                        position,
+                    )
+                    .await?;
                     match same {
                         true => Outcome::Duplicate(Box::new(first)),
                         false => Outcome::Conflict(Box::new(first)),
@@ -243,44 +260,11 @@ impl Writer {
         Ok(outcomes)
     }
 
-    /// Posts the compensating entries that still apply, in one transaction.
-    async fn adjust(
-        &mut self,
-        tenant: &TenantId,
-        adjustments: &[Adjustment],
-        now_us: i64,
-    ) -> Result<i64, Error> {
-        let Self {
-            connection,
-            totals,
-            committed,
-            ..
-        } = self;
-        let mut transaction = connection
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(unavailable)?;
-        let mut last = last_position(&mut transaction).await?;
-        let mut applied = 0;
-        for adjustment in adjustments {
-            if adjust_one(
-                &mut transaction,
-                totals,
-                tenant,
-                adjustment,
-                last + 1,
-                now_us,
-            )
-            .await?
-            {
-                last += 1;
-                applied += 1;
-            }
+    /// Tells the last position after a commit that gave one out.
+    fn publish(&self, last: Option<i64>) {
+        if let Some(last) = last {
+            self.committed.send_replace(last);
         }
-        set_last_position(&mut transaction, last).await?;
-        transaction.commit().await.map_err(unavailable)?;
-        committed.send_replace(last);
-        Ok(applied)
     }
 
     /// Takes the write lock and gives it back.
@@ -294,21 +278,63 @@ impl Writer {
     }
 }
 
-/// Takes what waits, up to [`GROUP_EVENTS`], and the job of another kind that ended the group.
-fn gather(first: Batched, jobs: &mut mpsc::Receiver<Job>) -> (Vec<Batched>, Option<Job>) {
-    let mut events = first.batch.len();
+/// Takes what waits of one kind, up to [`GROUP_EVENTS`], and the job of another kind that ended the
+/// group.
+fn gather<S, O>(
+    first: Batched<S, O>,
+    jobs: &mut mpsc::Receiver<Job>,
+    more: impl Fn(Job) -> Result<Batched<S, O>, Job>,
+) -> (Vec<Batched<S, O>>, Option<Job>) {
+    let mut gathered = first.batch.len();
     let mut group = vec![first];
-    while events < GROUP_EVENTS {
-        match jobs.try_recv() {
-            Ok(Job::Record(more)) => {
-                events += more.batch.len();
+    while gathered < GROUP_EVENTS {
+        let Ok(job) = jobs.try_recv() else { break };
+        match more(job) {
+            Ok(more) => {
+                gathered += more.batch.len();
                 group.push(more);
             }
-            Ok(other) => return (group, Some(other)),
-            Err(_) => break,
+            Err(other) => return (group, Some(other)),
         }
     }
     (group, None)
+}
+
+/// Gives each call of a group its part of the outcomes.
+fn answer<S, O>(group: Vec<Batched<S, O>>, outcomes: Result<Vec<O>, Error>) {
+    let outcomes = outcomes.map_err(|error| error.to_string());
+    let mut outcomes = outcomes.map(Vec::into_iter);
+    for Batched {
+        batch,
+        reply,
+        queued,
+    } in group
+    {
+        let answer = match &mut outcomes {
+            Ok(outcomes) => Ok(outcomes.by_ref().take(batch.len()).collect()),
+            Err(text) => Err(Error::Unavailable(text.clone())),
+        };
+        // The caller may have gone; what is committed stands all the same.
+        let _ = reply.send(answer);
+        drop(queued);
+    }
+}
+
+/// One transaction of items. They have no place in the commit order of usage.
+async fn write_items(
+    connection: &mut SqliteConnection,
+    submissions: impl Iterator<Item = &ItemSubmission>,
+) -> Result<Vec<ItemOutcome>, Error> {
+    let mut transaction = connection
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .map_err(unavailable)?;
+    let mut outcomes = Vec::new();
+    for submission in submissions {
+        outcomes.push(items::record(&mut transaction, submission).await?);
+    }
+    transaction.commit().await.map_err(unavailable)?;
+    Ok(outcomes)
 }
 
 /// Binds the lines of these submissions and adds up what they add to totals.
@@ -443,91 +469,17 @@ async fn find_keys(
     Ok(standing)
 }
 
-/// The event as it was first recorded.
-async fn first_record(
-    connection: &mut SqliteConnection,
-    submission: &Submission,
-    position: i64,
-) -> Result<Recorded, Error> {
-    let rows = sqlx::query(include_str!("queries/event_rows.sql"))
-        .bind(submission.tenant.as_str())
-        .bind(&submission.event.event_id)
-        .bind(position)
-        .fetch_all(connection)
-        .await
-        .map_err(unavailable)?;
-    lines::read(&rows)
-}
-
-/// Posts one compensating entry if the quote that the caller saw still stands.
-async fn adjust_one(
-    connection: &mut SqliteConnection,
-    totals: &Insert,
-    tenant: &TenantId,
-    adjustment: &Adjustment,
-    position: i64,
-    now_us: i64,
-) -> Result<bool, Error> {
-    let row = sqlx::query(include_str!("queries/standing_quote.sql"))
-        .bind(tenant.as_str())
-        .bind(adjustment.position)
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(unavailable)?;
-    let Some(row) = row else { return Ok(false) };
-    let standing = lines::read_quote(&row)?;
-    if standing != adjustment.from || standing == Some(adjustment.to) {
-        return Ok(false);
-    }
-    let before = standing.unwrap_or_default();
-    let sums = Totals {
-        cost_nano_usd: adjustment.to.cost_nano_usd - before.cost_nano_usd,
-        cache_saving_nano_usd: adjustment.to.cache_saving_nano_usd - before.cache_saving_nano_usd,
-        cache_write_extra_nano_usd: adjustment.to.cache_write_extra_nano_usd
-            - before.cache_write_extra_nano_usd,
-        unpriced_lines: if standing.is_none() { -1 } else { 0 },
-        updated_at_us: now_us,
-        ..Totals::default()
-    };
-    sqlx::query(include_str!("queries/insert_reprice.sql"))
-        .bind(position)
-        .bind(adjustment.position)
-        .bind(now_us)
-        .bind(sums.unpriced_lines)
-        .bind(sums.cost_nano_usd)
-        .bind(sums.cache_saving_nano_usd)
-        .bind(sums.cache_write_extra_nano_usd)
-        .bind(adjustment.to.price_version)
-        .execute(&mut *connection)
-        .await
-        .map_err(unavailable)?;
-    let text = |column: &str| row.try_get::<&str, _>(column).map_err(lines::corrupt);
-    let mut batch = Batch::default();
-    batch.add(
-        &Owner {
-            tenant: tenant.as_str(),
-            user: text("user_id")?,
-            team: text("team_id")?,
-            session: text("session_id")?,
-            provider: text("provider")?,
-            model: text("model")?,
-            charge_time_us: row.try_get("charge_time").map_err(lines::corrupt)?,
-        },
-        &sums,
-    );
-    let sums = batch.bind(totals)?;
-    sums.execute(connection).await.map_err(unavailable)?;
-    Ok(true)
-}
-
-async fn last_position(connection: &mut SqliteConnection) -> Result<i64, Error> {
+pub(super) async fn last_position(connection: &mut SqliteConnection) -> Result<i64, Error> {
     sqlx::query_scalar("SELECT last_position FROM ledger_state WHERE id = 1")
         .fetch_one(connection)
         .await
         .map_err(unavailable)
 }
 
-async fn set_last_position(connection: &mut SqliteConnection, last: i64) -> Result<(), Error> {
+pub(super) async fn set_last_position(
+    connection: &mut SqliteConnection,
+    last: i64,
+) -> Result<(), Error> {
     sqlx::query("UPDATE ledger_state SET last_position = ?1 WHERE id = 1")
         .bind(last)
         .execute(connection)

@@ -1,8 +1,12 @@
 //! What every ledger does. Each function takes a fresh, empty ledger.
 
+mod corrections;
+pub mod items;
 pub mod model;
 mod under_load;
 
+#[allow(unused_imports)] // the planted faults run a part of the suite
+pub use corrections::{a_void_takes_an_event_out_of_every_figure, reprices_keep_events_together};
 #[allow(unused_imports)] // the planted faults run a part of the suite
 pub use under_load::{ack_is_durable, bounded, racing_writers_record_once};
 
@@ -11,9 +15,11 @@ use std::sync::Arc;
 
 use tokenmeter_model::counts::{CacheWrites, Line, TokenCounts};
 use tokenmeter_model::event::{Event, MessageFacts, RetrievalFacts, Status, Thinking};
+use tokenmeter_model::fingerprint::Canonical;
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::{Price, Quote};
 use tokenmeter_model::totals::{BUCKET_US, Totals};
+use tokenmeter_store::ledger::correction::{Request, Void, VoidOutcome};
 use tokenmeter_store::ledger::{
     Error, EventQuery, Ledger, Outcome, Range, ServiceQuery, ServiceUsage, Subject, Submission,
 };
@@ -68,12 +74,34 @@ pub fn submission(owner: &str, event: Event, cost: i64, charge_time_us: i64) -> 
     }
 }
 
+pub fn request(owner: &str, name: &str, rpc: &'static str, at_us: i64) -> Request {
+    Request {
+        tenant: tenant(owner),
+        request_id: name.into(),
+        rpc,
+        fingerprint: Canonical::new().text(rpc).finish(),
+        user_id: "admin".into(),
+        at_us,
+    }
+}
+
+pub fn void(owner: &str, name: &str, event_id: &str, reason: &str, at_us: i64) -> Void {
+    Void {
+        request: Request {
+            fingerprint: Canonical::new().text(event_id).text(reason).finish(),
+            ..request(owner, name, "VoidUsage", at_us)
+        },
+        event_id: event_id.into(),
+        reason: reason.into(),
+    }
+}
+
 pub async fn record(ledger: &dyn Ledger, batch: Vec<Submission>) -> Vec<Outcome> {
     let outcomes = ledger.record(batch.into()).await.unwrap();
     outcomes.into_iter().map(Result::unwrap).collect()
 }
 
-async fn user_totals(ledger: &dyn Ledger, owner: &str, user: &str) -> Totals {
+pub async fn user_totals(ledger: &dyn Ledger, owner: &str, user: &str) -> Totals {
     ledger
         .totals(&tenant(owner), Subject::User(user), None)
         .await
@@ -175,6 +203,21 @@ pub async fn tenant_isolated(ledger: &dyn Ledger) {
         .await
         .unwrap();
     assert_eq!(service, ServiceUsage::default());
+    let stranger = void("c", "r", "e", "none of mine", T0);
+    assert_eq!(ledger.void(stranger).await.unwrap(), VoidOutcome::NotFound);
+    assert_eq!(user_totals(ledger, "a", "u").await.requests, 1);
+    // A name of one tenant's request is free in another.
+    for owner in ["a", "b"] {
+        let outcome = ledger
+            .void(void(owner, "r", "e", "slip", T0))
+            .await
+            .unwrap();
+        assert!(matches!(
+            outcome,
+            VoidOutcome::Voided { already: false, .. }
+        ));
+        assert_eq!(user_totals(ledger, owner, "u").await.requests, 0);
+    }
 }
 
 pub async fn events_read_back_as_recorded(ledger: &dyn Ledger) {

@@ -1,20 +1,33 @@
-//! Random sequences of records, retries, conflicts and reprices against a small reference.
+//! Random sequences of records, retries, conflicts, voids, reprices and items against a small reference.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 
 use proptest::prelude::*;
 use tokenmeter_model::event::Event;
+use tokenmeter_model::item::{Item, ToolInvocation, ToolStatus};
 use tokenmeter_model::price::Quote;
 use tokenmeter_model::totals::{BUCKET_US, Totals};
-use tokenmeter_store::ledger::{
-    Adjustment, EventQuery, Ledger, Outcome, Range, ServiceQuery, Subject,
-};
+use tokenmeter_store::ledger::correction::{Adjustment, RepriceQuery, RepriceStep, VoidOutcome};
+use tokenmeter_store::ledger::items::ItemOutcome;
+use tokenmeter_store::ledger::{EventQuery, Ledger, Outcome, Range, ServiceQuery, Subject, Voided};
 
-use super::{T0, event, line, quote, record, submission, tenant};
+use super::items::{champion, message, record_items, tool};
+use super::{T0, event, line, quote, record, request, submission, tenant};
 
-/// The reference: every accepted event once, with the quote that stands for each of its lines.
-type Reference = BTreeMap<String, (Event, i64, Vec<Option<Quote>>)>;
+/// The reference: every accepted event once.
+type Reference = BTreeMap<String, Standing>;
+
+/// An event with its quotes as they were first and as they are today.
+#[derive(Debug)]
+struct Standing {
+    event: Event,
+    time: i64,
+    first: Vec<Option<Quote>>,
+    quotes: Vec<Option<Quote>>,
+    /// Why and when it was voided.
+    voided: Option<Voided>,
+}
 
 /// The ten lines that every total is held against: add up what passes the filter.
 fn sum(
@@ -23,7 +36,13 @@ fn sum(
     keep: impl Fn(&Event, &str) -> bool,
 ) -> [i64; 7] {
     let mut sums = [0; 7];
-    for (event, time, quotes) in reference.values() {
+    for one in reference.values().filter(|one| one.voided.is_none()) {
+        let Standing {
+            event,
+            time,
+            quotes,
+            ..
+        } = one;
         for (n, (line, quote)) in event.lines.iter().zip(quotes).enumerate() {
             if range.is_none_or(|r| r.from_us <= *time && *time < r.to_us)
                 && keep(event, &line.model)
@@ -55,9 +74,25 @@ fn figures(t: &Totals) -> [i64; 7] {
 enum Step {
     /// Sends events; ids repeat, so some are retries and some are conflicts.
     Record(Vec<Sent>),
-    /// Sets a price for what has none.
-    Reprice(i64),
+    /// Sets a price for what has none, or for every line.
+    Reprice { cost: i64, include_priced: bool },
+    /// Voids an event, if there is one of this id.
+    Void(u8),
+    /// Sends items; ids repeat, as with events.
+    Items(Vec<SentItem>),
 }
+
+/// An item of one of three kinds, with one of a few ids and contents.
+#[derive(Debug, Clone)]
+struct SentItem {
+    kind: u8,
+    id: u8,
+    content: u8,
+}
+
+/// The reference of items: by kind and id, the contents that are known of it, last the one that
+/// stands, and when the first came.
+type Items = BTreeMap<(u8, u8), (Vec<u8>, i64)>;
 
 #[derive(Debug, Clone)]
 struct Sent {
@@ -80,10 +115,17 @@ fn sent() -> impl Strategy<Value = Sent> {
     )
 }
 
+fn sent_item() -> impl Strategy<Value = SentItem> {
+    (0..3_u8, 0..5_u8, 0..4_u8).prop_map(|(kind, id, content)| SentItem { kind, id, content })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => proptest::collection::vec(sent(), 1..12).prop_map(Step::Record),
-        1 => (1..1_000_i64).prop_map(Step::Reprice),
+        1 => (1..1_000_i64, any::<bool>())
+            .prop_map(|(cost, include_priced)| Step::Reprice { cost, include_priced }),
+        2 => (0..24_u8).prop_map(Step::Void),
+        1 => proptest::collection::vec(sent_item(), 1..12).prop_map(Step::Items),
     ]
 }
 
@@ -138,10 +180,23 @@ where
             runtime.block_on(async {
                 let (ledger, _kept) = open().await;
                 let mut reference = Reference::new();
-                for step in &steps {
+                let mut known = Items::new();
+                for (n, step) in steps.iter().enumerate() {
+                    // A request of its own for each step.
+                    let name = format!("request-{n}");
                     match step {
                         Step::Record(sent) => send(&ledger, &mut reference, sent).await,
-                        Step::Reprice(cost) => reprice(&ledger, &mut reference, *cost).await,
+                        Step::Reprice {
+                            cost,
+                            include_priced,
+                        } => {
+                            reprice(&ledger, &mut reference, &name, *cost, *include_priced).await;
+                        }
+                        Step::Items(sent) => {
+                            let now = T0 + i64::try_from(n).unwrap();
+                            send_items(&ledger, &mut known, sent, now).await;
+                        }
+                        Step::Void(id) => void(&ledger, &mut reference, &name, *id).await,
                     }
                     compare(&ledger, &reference).await;
                 }
@@ -166,41 +221,152 @@ async fn send(ledger: &impl Ledger, reference: &mut Reference, sent: &[Sent]) {
         match reference.get(&id) {
             None => {
                 assert!(matches!(outcome, Outcome::Recorded { .. }), "{outcome:?}");
-                reference.insert(id, (one.event, one.charge_time_us, one.quotes));
+                let standing = Standing {
+                    event: one.event,
+                    time: one.charge_time_us,
+                    first: one.quotes.clone(),
+                    quotes: one.quotes,
+                    voided: None,
+                };
+                reference.insert(id, standing);
             }
-            Some((event, ..)) if *event == one.event => {
-                assert!(matches!(outcome, Outcome::Duplicate(_)), "{outcome:?}");
-            }
-            Some(_) => assert!(matches!(outcome, Outcome::Conflict(_)), "{outcome:?}"),
+            // A retry gets its first answer, whatever happened to the event since.
+            Some(standing) if standing.event == one.event => match outcome {
+                Outcome::Duplicate(was) => {
+                    assert_eq!(
+                        (&was.event, &was.quotes),
+                        (&standing.event, &standing.first)
+                    );
+                    assert_eq!(was.voided, standing.voided);
+                }
+                other => panic!("{other:?}"),
+            },
+            Some(standing) => match outcome {
+                Outcome::Conflict(was) => assert_eq!(was.voided, standing.voided),
+                other => panic!("{other:?}"),
+            },
         }
     }
 }
 
-async fn reprice(ledger: &impl Ledger, reference: &mut Reference, cost: i64) {
+/// Contents 0 and 1 of a tool are starts of one use, 2 and 3 are ends of it.
+fn build_item(sent: &SentItem) -> Item {
+    let id = format!("i{}", sent.id);
+    let content = i64::from(sent.content);
+    match sent.kind {
+        0 => {
+            let status = match sent.content {
+                0 | 1 => ToolStatus::Started,
+                _ => ToolStatus::Failed,
+            };
+            Item::Tool(ToolInvocation {
+                estimated_tokens: content,
+                ..tool(&id, status)
+            })
+        }
+        1 => message(&id, content),
+        _ => champion(&id, content + 1),
+    }
+}
+
+async fn send_items(ledger: &impl Ledger, known: &mut Items, sent: &[SentItem], now: i64) {
+    let batch = sent.iter().map(build_item).collect();
+    let outcomes = record_items(ledger, "a", batch, now).await;
+    for (outcome, one) in outcomes.into_iter().zip(sent) {
+        let (contents, recorded_at_us) =
+            known.entry((one.kind, one.id)).or_insert((Vec::new(), now));
+        let recorded_at_us = *recorded_at_us;
+        let ends = one.kind == 0 && one.content >= 2 && matches!(contents[..], [0 | 1]);
+        let expected = if contents.contains(&one.content) {
+            ItemOutcome::Duplicate { recorded_at_us }
+        } else if contents.is_empty() || ends {
+            contents.push(one.content);
+            ItemOutcome::Recorded { recorded_at_us }
+        } else {
+            ItemOutcome::Conflict
+        };
+        assert_eq!(outcome, expected, "{one:?}");
+    }
+}
+
+async fn void(ledger: &impl Ledger, reference: &mut Reference, name: &str, id: u8) {
+    let id = format!("e{id}");
+    let now = T0 + i64::from(reference.len() as u32);
+    let wanted = super::void("a", name, &id, &format!("because of {name}"), now);
+    let outcome = ledger.void(wanted.clone()).await.unwrap();
+    let Some(standing) = reference.get_mut(&id) else {
+        assert_eq!(outcome, VoidOutcome::NotFound);
+        return;
+    };
+    let already = standing.voided.is_some();
+    let voided = standing.voided.get_or_insert(Voided {
+        at_us: now,
+        reason: wanted.reason.clone(),
+    });
+    match &outcome {
+        VoidOutcome::Voided {
+            event,
+            already: was,
+        } => {
+            assert_eq!(*was, already);
+            assert_eq!(event.voided.as_ref(), Some(&*voided));
+            assert_eq!(event.quotes, standing.quotes);
+        }
+        other => panic!("{other:?}"),
+    }
+    // Sent again, it gets its first answer; with another content it is told apart.
+    assert_eq!(ledger.void(wanted).await.unwrap(), outcome);
+    let other = super::void("a", name, &id, "another reason", now);
+    let outcome = ledger.void(other).await.unwrap();
+    assert_eq!(outcome, VoidOutcome::RequestConflict);
+}
+
+async fn reprice(
+    ledger: &impl Ledger,
+    reference: &mut Reference,
+    name: &str,
+    cost: i64,
+    include_priced: bool,
+) {
     let owner = tenant("a");
     let to = quote(cost).unwrap();
-    let waiting = ledger.unpriced_lines(&owner, 0, 1_000).await.unwrap();
-    let adjustments: Vec<_> = waiting
+    let query = RepriceQuery {
+        include_priced,
+        ..RepriceQuery::default()
+    };
+    let last = *ledger.committed().borrow();
+    let found = ledger.reprice_candidates(&owner, &query, 0, last).await;
+    let adjustments: Vec<_> = found
+        .unwrap()
         .iter()
+        .filter(|line| line.priced.quote != Some(to))
         .map(|line| Adjustment {
             position: line.position,
-            from: None,
+            from: line.priced.quote,
             to,
         })
         .collect();
-    let applied = ledger
-        .adjust(&owner, adjustments.clone(), T0)
-        .await
-        .unwrap();
-    assert_eq!(usize::try_from(applied).unwrap(), waiting.len());
-    // Sent again, nothing applies: the quote that the caller saw no longer stands.
-    assert_eq!(ledger.adjust(&owner, adjustments, T0).await.unwrap(), 0);
-    for (_, _, quotes) in reference.values_mut() {
-        quotes
-            .iter_mut()
-            .filter(|quote| quote.is_none())
-            .for_each(|quote| *quote = Some(to));
+    let wanted: Vec<_> = reference
+        .values_mut()
+        .filter(|one| one.voided.is_none())
+        .flat_map(|one| &mut one.quotes)
+        .filter(|quote| **quote != Some(to) && (include_priced || quote.is_none()))
+        .collect();
+    assert_eq!(adjustments.len(), wanted.len());
+    let step = RepriceStep {
+        request: request("a", name, "RepriceUsage", T0),
+        reprice_id: name.into(),
+        adjustments,
+        progress: "half".into(),
+    };
+    assert!(ledger.reprice(step.clone()).await.unwrap());
+    if !wanted.is_empty() {
+        // Sent again, nothing applies: the quotes that the caller saw no longer stand.
+        assert!(!ledger.reprice(step).await.unwrap());
     }
+    let remembered = ledger.remembered(&owner, name).await.unwrap().unwrap();
+    assert_eq!(remembered.answer, "half");
+    wanted.into_iter().for_each(|quote| *quote = Some(to));
 }
 
 async fn compare(ledger: &impl Ledger, reference: &Reference) {
@@ -252,6 +418,16 @@ async fn compare(ledger: &impl Ledger, reference: &Reference) {
         }
     }
     let session = ledger.session(&owner, "s1").await.unwrap();
+    let of_session: Vec<_> = reference
+        .values()
+        .filter(|one| one.voided.is_none() && one.event.session_id == "s1")
+        .collect();
+    assert_eq!(session.is_some(), !of_session.is_empty());
+    if let Some(session) = &session {
+        let times = || of_session.iter().map(|one| one.time);
+        assert_eq!(Some(session.first_us), times().min());
+        assert_eq!(Some(session.last_us), times().max());
+    }
     for model in session.map(|session| session.models).unwrap_or_default() {
         let expected = sum(reference, None, |e, m| {
             e.session_id == "s1" && m == model.model
@@ -265,14 +441,15 @@ async fn compare(ledger: &impl Ledger, reference: &Reference) {
     let listed = ledger.events(&owner, &query).await.unwrap();
     assert_eq!(listed.len(), reference.len());
     for one in listed {
-        let (event, time, quotes) = &reference[&one.event.event_id];
-        assert_eq!((&one.event, &one.charge_time_us), (event, time));
-        let costs = |quotes: &[Option<Quote>]| -> Vec<Option<i64>> {
-            quotes
-                .iter()
-                .map(|quote| quote.map(|quote| quote.cost_nano_usd))
-                .collect()
-        };
-        assert_eq!(costs(&one.quotes), costs(quotes));
+        let standing = &reference[&one.event.event_id];
+        assert_eq!(one.event, standing.event);
+        assert_eq!(one.charge_time_us, standing.time);
+        assert_eq!(one.voided, standing.voided);
+        assert_eq!(one.quotes, standing.quotes);
     }
+    let waiting = sum(reference, None, |_, _| true)[6];
+    let unpriced = ledger.unpriced(&owner, None, 100).await.unwrap();
+    assert_eq!(unpriced.total_lines, waiting);
+    let listed: i64 = unpriced.models.iter().map(|model| model.lines).sum();
+    assert_eq!(listed, waiting);
 }

@@ -87,7 +87,11 @@ impl ClientArgs {
             .connect()
             .await
             .map_err(|error| unreachable(&error))?;
-        Ok(Client { channel, caller })
+        Ok(Client {
+            channel,
+            caller,
+            timeout: Duration::from_secs(self.timeout),
+        })
     }
 }
 
@@ -160,6 +164,7 @@ pub(crate) type Service = InterceptedService<Channel, CallerMetadata>;
 pub(crate) struct Client {
     channel: Channel,
     caller: CallerMetadata,
+    timeout: Duration,
 }
 
 macro_rules! service {
@@ -177,6 +182,14 @@ impl Client {
     service!(metering, MeteringServiceClient);
     service!(analytics, AnalyticsServiceClient);
     service!(admin, AdminServiceClient);
+
+    /// A request that tells the server how long the caller waits, for work that the server would
+    /// rather stop in time than have broken off.
+    pub(crate) fn within_timeout<M>(&self, message: M) -> Request<M> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        request
+    }
 }
 
 #[cfg(test)]

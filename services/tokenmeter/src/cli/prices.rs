@@ -111,7 +111,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 }
 
 /// The id of a request: the same for the same content and options, so that a retry is one.
-fn request_id(kind: &str, content: &[u8], options: &[&[u8]]) -> String {
+pub(crate) fn request_id(kind: &str, content: &[u8], options: &[&[u8]]) -> String {
     let mut hash = Sha256::new();
     for part in std::iter::once(&content).chain(options) {
         hash.update((part.len() as u64).to_le_bytes());

@@ -79,6 +79,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "HTTP/2 streams open at once on one connection, 1 to 1000000; more wait",
     ),
     setting(
+        "max_open_streams",
+        "4096",
+        "Streaming RPCs open at once, 1 to 1000000; more are refused with TOO_MANY_STREAMS",
+    ),
+    setting(
         "request_timeout_ms",
         "30000",
         "Longest time for one unary call, in milliseconds, 1 to 3600000",
@@ -142,6 +147,7 @@ pub(crate) struct Config {
     pub(crate) max_message_bytes: usize,
     pub(crate) max_concurrent_requests: usize,
     pub(crate) max_streams_per_connection: u32,
+    pub(crate) max_open_streams: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) shutdown_grace: Duration,
     pub(crate) log: String,

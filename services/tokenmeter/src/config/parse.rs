@@ -76,6 +76,7 @@ impl Config {
             max_message_bytes: from.number("max_message_bytes", 65_536..=67_108_864),
             max_concurrent_requests: from.number("max_concurrent_requests", 1..=1_000_000),
             max_streams_per_connection: from.number("max_streams_per_connection", 1..=1_000_000),
+            max_open_streams: from.number("max_open_streams", 1..=1_000_000),
             request_timeout: Duration::from_millis(
                 from.number("request_timeout_ms", 1..=3_600_000),
             ),

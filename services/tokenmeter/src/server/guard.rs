@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Request, Response};
+use tokenmeter_api::codec;
 use tokenmeter_api::status::Failure;
 use tokenmeter_api::v1::ErrorReason;
 use tokio::sync::Semaphore;
@@ -190,26 +191,13 @@ fn refused(id: HeaderValue, draining: bool) -> Response<Body> {
     response
 }
 
-/// tonic refuses a message past the bound with OUT_OF_RANGE, or RESOURCE_EXHAUSTED if it was
-/// compressed, and no details. The contract says RESOURCE_EXHAUSTED with `MESSAGE_TOO_LARGE`, the
-/// bound, and the mend.
+/// A message past the bound, told in the words of the contract.
 fn too_large(response: &Response<Body>, max_message_bytes: usize) -> Option<Response<Body>> {
-    let tells = match code(response) {
-        Code::OutOfRange => "message length too large",
-        Code::ResourceExhausted => "Error decompressing: size limit",
-        _ => return None,
-    };
-    let status = Status::from_header_map(response.headers())?;
-    if !status.message().contains(tells) {
+    if !matches!(code(response), Code::OutOfRange | Code::ResourceExhausted) {
         return None;
     }
-    let failure = Failure::new(
-        ErrorReason::MessageTooLarge,
-        format!(
-            "the message is larger than {max_message_bytes} bytes; send fewer events a message"
-        ),
-    )
-    .metadata("max_message_bytes", max_message_bytes.to_string());
+    let status = Status::from_header_map(response.headers())?;
+    let failure = codec::too_large(&status, max_message_bytes)?;
     Some(Status::from(failure).into_http())
 }
 

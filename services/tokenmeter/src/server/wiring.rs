@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokenmeter_admin::{PriceAdmin, Probe, StatusAdmin};
-use tokenmeter_analytics::Analytics;
+use tokenmeter_admin::{PriceAdmin, Probe, RepriceAdmin, StatusAdmin};
+use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
+use tokenmeter_api::streams::Streams;
 use tokenmeter_api::v1::admin_service_server::AdminServiceServer;
 use tokenmeter_api::v1::analytics_service_server::AnalyticsServiceServer;
 use tokenmeter_api::v1::metering_service_server::MeteringServiceServer;
 use tokenmeter_identity::IdentityLayer;
-use tokenmeter_metering::Metering;
+use tokenmeter_metering::stream::{Rules, UNREAD_LIMIT};
+use tokenmeter_metering::{Metering, StreamSettings};
 use tokenmeter_model::price::shipped;
 use tokenmeter_store::books::Books;
 use tokenmeter_store::clock;
@@ -149,18 +151,35 @@ fn add_services(
 ) {
     let clock = clock::system();
     let books = Arc::new(Books::new(Arc::clone(ledger)));
+    let streams = Streams::new(config.max_open_streams);
     for role in &config.roles {
         match role {
             ServeRole::Metering => {
                 let service =
                     Metering::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
-                let server = MeteringServiceServer::new(tokenmeter_metering::Grpc(service));
+                let settings = StreamSettings {
+                    streams: streams.clone(),
+                    rules: Rules {
+                        unread_limit: UNREAD_LIMIT,
+                        draining: draining.clone(),
+                    },
+                    max_message_bytes: config.max_message_bytes,
+                };
+                let grpc = tokenmeter_metering::Grpc(service, settings);
+                let server = MeteringServiceServer::new(grpc);
                 routes.add_service(tuned!(server, config));
             }
             ServeRole::Analytics => {
                 let service =
                     Analytics::new(Arc::clone(ledger), Arc::clone(&clock), config.zone.clone());
-                let grpc = tokenmeter_analytics::Grpc::new(service, ledger.epoch().to_owned());
+                let live = Live::new(
+                    Arc::clone(ledger),
+                    streams.clone(),
+                    Arc::clone(&clock),
+                    draining.clone(),
+                );
+                let grpc =
+                    tokenmeter_analytics::Grpc::new(service, live, ledger.epoch().to_owned());
                 routes.add_service(tuned!(AnalyticsServiceServer::new(grpc), config));
             }
             ServeRole::Admin => {
@@ -181,7 +200,10 @@ fn add_services(
                     ledger.schema_version(),
                     node_id(),
                 );
-                let grpc = tokenmeter_admin::Grpc::new(prices, status);
+                let reprice =
+                    RepriceAdmin::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
+                let timeout = config.request_timeout;
+                let grpc = tokenmeter_admin::Grpc::new(prices, reprice, status, timeout);
                 routes.add_service(tuned!(AdminServiceServer::new(grpc), config));
             }
         }

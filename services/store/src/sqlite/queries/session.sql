@@ -1,8 +1,13 @@
--- Facts about a session: the user of its first event, its users, its distinct turns, its first and last time.
-SELECT (SELECT user_id FROM usage_lines WHERE tenant_id = ?1 AND session_id = ?2 AND session_id <> ''
-        ORDER BY charge_time, position LIMIT 1),
+-- Facts about a session: the user of its first event, its users, its distinct turns, its first and
+-- last time. Voided events are left out.
+WITH standing AS (
+    SELECT user_id, turn, charge_time, position FROM usage_lines AS l
+    WHERE tenant_id = ?1 AND session_id = ?2 AND session_id <> '' AND kind = 'usage'
+      AND NOT EXISTS (
+          SELECT 1 FROM usage_lines AS v WHERE v.of_position = l.position AND v.kind = 'void')
+)
+SELECT (SELECT user_id FROM standing ORDER BY charge_time, position LIMIT 1),
        count(DISTINCT user_id),
        count(DISTINCT turn), min(charge_time), max(charge_time)
-FROM usage_lines
-WHERE tenant_id = ?1 AND session_id = ?2 AND session_id <> '' AND kind = 'usage'
+FROM standing
 HAVING count(*) > 0

@@ -14,9 +14,10 @@ use tonic::codec::CompressionEncoding::Zstd;
 use tonic::{Request, Response, Status};
 use v1::metering_service_server::{MeteringService, MeteringServiceServer};
 
-use super::deliver::{Retry, Store as _, deliver};
+use super::deliver::{Store as _, deliver};
 use crate::cli::Cli;
 use crate::cli::error::{Error, describe};
+use crate::cli::retry::Retry;
 
 /// Remembers ids and tenants.
 #[derive(Debug, Clone, Default)]

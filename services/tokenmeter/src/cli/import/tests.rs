@@ -14,13 +14,15 @@ use tokenmeter_model::counts::TokenCounts;
 use tokio::time::sleep;
 use tonic::Status;
 
-use super::deliver::{Retry, Store};
-use super::plan::Defaults;
+use super::deliver::Store;
+use super::plan::{Defaults, RowsOfLines};
+use super::provider;
 use super::readback::{Standing, read_back};
 use super::report::Report;
 use super::run::{Done, Import};
 use super::state::StateFile;
 use crate::cli::error::Error;
+use crate::cli::retry::Retry;
 
 /// What goes wrong with one call.
 #[derive(Debug, Clone, Copy)]
@@ -222,13 +224,14 @@ impl Run {
         let import = Import {
             store,
             retry: &self.retry(),
-            defaults: Defaults {
-                user: "u".into(),
-                file_hash: "f".repeat(64),
-                ..Default::default()
-            },
         };
-        import.run(file.as_bytes(), &self.state(), |_| {}).await
+        let defaults = Defaults {
+            user: "u".into(),
+            file_hash: "f".repeat(64),
+            ..Default::default()
+        };
+        let rows = RowsOfLines::new(file.as_bytes(), defaults, provider::plan);
+        import.run(rows, &self.state(), |_| {}).await
     }
 
     async fn standing(&self, store: &Fake, done: &Done) -> Standing {

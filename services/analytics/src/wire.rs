@@ -1,0 +1,196 @@
+//! Answers as the contract has them.
+
+use tokenmeter_api::convert::{event, money, time};
+use tokenmeter_api::v1;
+use tokenmeter_model::ratio;
+use tokenmeter_model::totals::Totals;
+use tokenmeter_store::ledger::reports::{Message, MessageItem, ToolUsage};
+use tokenmeter_store::ledger::{Latency, ModelTotals};
+
+use crate::error::Error;
+use crate::periods::{Period, sum};
+use crate::sessions::ListedSession;
+
+/// Most tools, and most models, named in a session's summary.
+const MAX_NAMES: usize = 64;
+
+/// Models with their share of the tokens, most tokens first.
+pub(crate) fn models(models: &[ModelTotals], total: i64) -> Vec<v1::ModelUsage> {
+    let mut sorted: Vec<_> = models.iter().collect();
+    sorted.sort_by_key(|model| std::cmp::Reverse(model.totals.total()));
+    sorted
+        .into_iter()
+        .map(|model| v1::ModelUsage {
+            provider: model.provider.clone(),
+            model: model.model.clone(),
+            totals: Some((&model.totals).into()),
+            token_share_ppm: ratio::ppm(model.totals.total(), total).unwrap_or_default(),
+        })
+        .collect()
+}
+
+pub(crate) fn latency(latency: &Latency) -> v1::Latency {
+    let measured = |value: i64| (latency.measured > 0).then_some(value);
+    v1::Latency {
+        measured: latency.measured,
+        mean_ms: measured(latency.mean_ms),
+        p50_ms: measured(latency.p50_ms),
+        p90_ms: measured(latency.p90_ms),
+        p95_ms: measured(latency.p95_ms),
+        p99_ms: measured(latency.p99_ms),
+        max_ms: measured(latency.max_ms),
+    }
+}
+
+pub(crate) fn day(day: Period<Totals>) -> v1::DayUsage {
+    v1::DayUsage {
+        date: day.name,
+        start_time: Some(time::from_micros(day.range.from_us)),
+        end_time: Some(time::from_micros(day.range.to_us)),
+        totals: Some((&day.usage).into()),
+    }
+}
+
+pub(crate) fn month(month: Period<Vec<ModelTotals>>) -> Result<v1::MonthUsage, Error> {
+    let totals = sum(&month.usage)?;
+    Ok(v1::MonthUsage {
+        month: month.name,
+        start_time: Some(time::from_micros(month.range.from_us)),
+        end_time: Some(time::from_micros(month.range.to_us)),
+        totals: Some((&totals).into()),
+        models: models(&month.usage, totals.total()),
+    })
+}
+
+pub(crate) fn efficiency(totals: &Totals) -> v1::CacheEfficiency {
+    let (gross, extra) = (
+        totals.cache_saving_nano_usd,
+        totals.cache_write_extra_nano_usd,
+    );
+    v1::CacheEfficiency {
+        prompt_tokens: totals.prompt(),
+        read_tokens: totals.cache_read,
+        write_tokens: totals.cache_write(),
+        hit_rate_ppm: ratio::ppm(totals.cache_read, totals.prompt()),
+        gross_saving: Some(money::from_nano_usd(gross)),
+        write_extra: Some(money::from_nano_usd(extra)),
+        net_saving: Some(money::from_nano_usd(gross.saturating_sub(extra))),
+        unpriced_lines: totals.unpriced_lines,
+    }
+}
+
+/// Efficiency by model, most prompt tokens first, at most `limit`.
+pub(crate) fn efficiencies(models: &[ModelTotals], limit: usize) -> Vec<v1::ModelCacheEfficiency> {
+    let mut sorted: Vec<_> = models.iter().collect();
+    sorted.sort_by_key(|model| std::cmp::Reverse(model.totals.prompt()));
+    sorted
+        .into_iter()
+        .take(limit)
+        .map(|model| v1::ModelCacheEfficiency {
+            provider: model.provider.clone(),
+            model: model.model.clone(),
+            efficiency: Some(efficiency(&model.totals)),
+        })
+        .collect()
+}
+
+pub(crate) fn session(session: ListedSession) -> Result<v1::SessionSummary, Error> {
+    let ListedSession { summary, active } = session;
+    let mut models: Vec<String> = Vec::new();
+    for one in &summary.models {
+        // Several providers may serve a model of one name.
+        if models.len() < MAX_NAMES && !models.contains(&one.model) {
+            models.push(one.model.clone());
+        }
+    }
+    Ok(v1::SessionSummary {
+        totals: Some((&sum(&summary.models)?).into()),
+        session_id: summary.session_id,
+        user_id: summary.user_id,
+        turns: summary.turns,
+        tool_invocations: summary.tools.iter().map(|(_, uses)| uses).sum(),
+        tools: summary
+            .tools
+            .into_iter()
+            .take(MAX_NAMES)
+            .map(|(tool, _)| tool)
+            .collect(),
+        models,
+        first_event_time: Some(time::from_micros(summary.first_us)),
+        last_event_time: Some(time::from_micros(summary.last_us)),
+        duration_ms: (summary.last_us - summary.first_us) / 1_000,
+        active,
+        messages: summary.messages,
+    })
+}
+
+pub(crate) fn tool(tool: ToolUsage) -> v1::ToolUsage {
+    v1::ToolUsage {
+        tool: tool.tool,
+        calls: tool.calls,
+        succeeded: tool.succeeded,
+        failed: tool.failed,
+        cancelled: tool.cancelled,
+        success_rate_ppm: ratio::ppm(tool.succeeded, tool.succeeded + tool.failed),
+        duration: Some(latency(&tool.duration)),
+        estimated_tokens: tool.estimated_tokens,
+        last_start_time: Some(time::from_micros(tool.last_start_us)),
+    }
+}
+
+pub(crate) fn message(message: Message, epoch: &str) -> v1::MessageRecord {
+    match message {
+        Message::Item(item) => item_message(*item),
+        Message::Event(recorded) => event_message(event::recorded_event(*recorded, epoch)),
+    }
+}
+
+fn item_message(item: MessageItem) -> v1::MessageRecord {
+    v1::MessageRecord {
+        role: event::message_role(&item.role).into(),
+        normalized_stop_reason: event::stop_reason(&item.stop_reason).into(),
+        message_id: item.message_id,
+        user_id: item.user_id,
+        session_id: item.session_id,
+        r#type: item.message_type,
+        sequence: item.sequence,
+        stop_reason: item.stop_reason,
+        tool_use_id: item.tool_use_id,
+        source_event_id: item.source_event_id,
+        tokens: item.tokens,
+        event_id: String::new(),
+        lines: Vec::new(),
+        time: Some(time::from_micros(item.time_us)),
+        turn: item.turn,
+        recorded_time: Some(time::from_micros(item.recorded_at_us)),
+    }
+}
+
+fn event_message(event: v1::RecordedEvent) -> v1::MessageRecord {
+    let facts = event.message.unwrap_or_default();
+    let role = match facts.role() {
+        v1::MessageRole::Unspecified => v1::MessageRole::Assistant,
+        role => role,
+    };
+    v1::MessageRecord {
+        message_id: match facts.message_id.is_empty() {
+            true => event.event_id.clone(),
+            false => facts.message_id,
+        },
+        user_id: event.user_id,
+        session_id: event.session_id,
+        role: role.into(),
+        r#type: facts.r#type,
+        sequence: facts.sequence,
+        stop_reason: event.stop_reason,
+        normalized_stop_reason: event.normalized_stop_reason,
+        tool_use_id: facts.tool_use_id,
+        source_event_id: facts.source_event_id,
+        tokens: None,
+        event_id: event.event_id,
+        lines: event.lines,
+        time: event.charge_time,
+        turn: event.turn,
+        recorded_time: event.recorded_time,
+    }
+}

@@ -1,0 +1,68 @@
+//! Taking an event out of every total (R10).
+
+use tokenmeter_identity::Caller;
+use tokenmeter_model::bounds;
+use tokenmeter_model::event::Recorded;
+use tokenmeter_model::fingerprint::Canonical;
+use tokenmeter_store::ledger::correction::{Request, Void, VoidOutcome};
+
+use crate::error::Error;
+use crate::service::Metering;
+
+/// The RPC, as requests are remembered.
+const RPC: &str = "VoidUsage";
+
+/// What a void took out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VoidedUsage {
+    /// The event with the quotes that stood when it was voided; `voided` is set.
+    pub event: Recorded,
+    /// Whether an earlier request had voided it, so that this one changed nothing.
+    pub already: bool,
+}
+
+impl Metering {
+    /// Voids an event. The same request again gets its first answer.
+    ///
+    /// # Errors
+    /// Why nothing was changed.
+    pub async fn void(
+        &self,
+        caller: &Caller,
+        request_id: String,
+        event_id: String,
+        reason: String,
+    ) -> Result<VoidedUsage, Error> {
+        let mut violations = Vec::new();
+        for (field, value) in [
+            ("request_id", &request_id),
+            ("event_id", &event_id),
+            ("reason", &reason),
+        ] {
+            bounds::required_text(field, value, &mut violations);
+        }
+        if !violations.is_empty() {
+            return Err(Error::Invalid(violations));
+        }
+        let void = Void {
+            request: Request {
+                tenant: caller.tenant.clone(),
+                request_id: request_id.clone(),
+                rpc: RPC,
+                fingerprint: Canonical::new().text(&event_id).text(&reason).finish(),
+                user_id: caller.user.clone(),
+                at_us: (self.clock)(),
+            },
+            event_id: event_id.clone(),
+            reason,
+        };
+        match self.ledger.void(void).await? {
+            VoidOutcome::Voided { event, already } => Ok(VoidedUsage {
+                event: *event,
+                already,
+            }),
+            VoidOutcome::NotFound => Err(Error::NoEvent(event_id)),
+            VoidOutcome::RequestConflict => Err(Error::RequestConflict(request_id)),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! What is recorded beside usage.
+
+use tokenmeter_model::fingerprint::Fingerprint;
+use tokenmeter_model::id::TenantId;
+use tokenmeter_model::item::Item;
+
+/// An item that passed every check, ready to be recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ItemSubmission {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What the caller supplied.
+    pub item: Item,
+    /// [`Item::fingerprint`] of it.
+    pub fingerprint: Fingerprint,
+    /// The server's clock when it arrived, in microseconds since the Unix epoch.
+    pub recorded_at_us: i64,
+}
+
+/// What became of an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ItemOutcome {
+    /// It stands in the ledger now; an end joined the start that stood there.
+    Recorded {
+        /// When the item, or its start, was first recorded, in microseconds since the Unix epoch.
+        recorded_at_us: i64,
+    },
+    /// It stood there before with the same content.
+    Duplicate {
+        /// When it was first recorded, in microseconds since the Unix epoch.
+        recorded_at_us: i64,
+    },
+    /// Its id stands there with another content; nothing changed.
+    Conflict,
+}

@@ -1,0 +1,232 @@
+//! Corrections: compensating entries that take an event out of every total, or change its price.
+//! Each function is one transaction and answers the last position that it gave out.
+
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{Connection as _, Row as _};
+use tokenmeter_model::price::Quote;
+use tokenmeter_model::totals::Totals;
+
+use super::insert::Insert;
+use super::totals::{Batch, Owner};
+use super::{lines, read, requests, unavailable, writer};
+use crate::fault::{Planted, is_planted};
+use crate::ledger::correction::{Adjustment, RepriceStep, Request, Void, VoidOutcome};
+use crate::ledger::{Error, Recorded, Voided};
+
+/// What is remembered of a request that voided its event.
+const VOIDED: &str = "voided";
+/// What is remembered of a request that found its event voided.
+const ALREADY: &str = "already voided";
+
+/// Voids an event; the position is the last one given out, if any was.
+pub(super) async fn void(
+    connection: &mut SqliteConnection,
+    totals: &Insert,
+    void: &Void,
+) -> Result<(VoidOutcome, Option<i64>), Error> {
+    let request = &void.request;
+    let tenant = request.tenant.as_str();
+    let mut transaction = connection
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .map_err(unavailable)?;
+    let before = requests::find(&mut *transaction, tenant, &request.request_id).await?;
+    if before.as_ref().is_some_and(|before| !before.is(request)) {
+        return Ok((VoidOutcome::RequestConflict, None));
+    }
+    let Some(mut event) = standing_event(&mut transaction, request, &void.event_id).await? else {
+        return Ok((VoidOutcome::NotFound, None));
+    };
+    if let Some(before) = before {
+        let already = before.answer == ALREADY;
+        return Ok((voided(event, already), None));
+    }
+    if event.voided.is_some() {
+        requests::put(&mut transaction, request, ALREADY).await?;
+        transaction.commit().await.map_err(unavailable)?;
+        return Ok((voided(event, true), None));
+    }
+    let last = writer::last_position(&mut transaction).await?;
+    let written = sqlx::query(include_str!("queries/void.sql"))
+        .bind(last + 1)
+        .bind(event.position)
+        .bind(request.at_us)
+        .bind(&void.reason)
+        .execute(&mut *transaction)
+        .await
+        .map_err(unavailable)?;
+    if usize::try_from(written.rows_affected()) != Ok(event.event.lines.len()) {
+        return Err(Error::Corrupt("an event lost lines".into()));
+    }
+    if !is_planted(Planted::SkipVoidTotals) {
+        let sums = taken_out(&event, request)?.bind(totals)?;
+        sums.execute(&mut transaction).await.map_err(unavailable)?;
+    }
+    let last = last + i64::try_from(event.event.lines.len()).unwrap_or(1);
+    writer::set_last_position(&mut transaction, last).await?;
+    requests::put(&mut transaction, request, VOIDED).await?;
+    transaction.commit().await.map_err(unavailable)?;
+    event.voided = Some(Voided {
+        at_us: request.at_us,
+        reason: void.reason.clone(),
+    });
+    Ok((voided(event, false), Some(last)))
+}
+
+fn voided(event: Recorded, already: bool) -> VoidOutcome {
+    VoidOutcome::Voided {
+        event: Box::new(event),
+        already,
+    }
+}
+
+/// An event with the quotes that stand.
+async fn standing_event(
+    connection: &mut SqliteConnection,
+    request: &Request,
+    event_id: &str,
+) -> Result<Option<Recorded>, Error> {
+    let tenant = request.tenant.as_str();
+    let position: Option<i64> = sqlx::query_scalar(
+        "SELECT position FROM event_keys WHERE tenant_id = ?1 AND event_id = ?2",
+    )
+    .bind(tenant)
+    .bind(event_id)
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(unavailable)?;
+    let Some(position) = position else {
+        return Ok(None);
+    };
+    let mut event = [read::first_record(connection, tenant, event_id, position).await?];
+    read::apply_corrections(connection, &mut event).await?;
+    let [event] = event;
+    Ok(Some(event))
+}
+
+/// What the void of an event adds to totals: everything that it and its reprices added, negated.
+fn taken_out<'a>(recorded: &'a Recorded, request: &'a Request) -> Result<Batch<'a>, Error> {
+    let event = &recorded.event;
+    let mut batch = Batch::default();
+    for (index, line) in event.lines.iter().enumerate() {
+        let quote = recorded.quotes.get(index).and_then(Option::as_ref);
+        let added = Totals::of_line(event, line, quote, index == 0, request.at_us);
+        let sums = added
+            .checked_neg()
+            .ok_or_else(|| Error::OutOfRange("a line's figure has no opposite".into()))?;
+        batch.add(
+            &Owner {
+                tenant: request.tenant.as_str(),
+                user: &event.user_id,
+                team: &event.team_id,
+                session: &event.session_id,
+                provider: &event.provider,
+                model: &line.model,
+                charge_time_us: recorded.charge_time_us,
+            },
+            &sums,
+        );
+    }
+    Ok(batch)
+}
+
+/// Posts the entries of a step if every quote that the caller saw still stands; answers whether it
+/// did, and the last position given out.
+pub(super) async fn reprice(
+    connection: &mut SqliteConnection,
+    totals: &Insert,
+    step: &RepriceStep,
+) -> Result<Option<i64>, Error> {
+    let RepriceStep {
+        request,
+        reprice_id,
+        adjustments,
+        progress,
+    } = step;
+    let mut transaction = connection
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .map_err(unavailable)?;
+    let mut last = writer::last_position(&mut transaction).await?;
+    let mut posted = Vec::with_capacity(adjustments.len());
+    for adjustment in adjustments {
+        let row = sqlx::query(include_str!("queries/standing_quote.sql"))
+            .bind(request.tenant.as_str())
+            .bind(adjustment.position)
+            .fetch_optional(&mut *transaction)
+            .await
+            .map_err(unavailable)?;
+        // Dropping the transaction takes back the entries before this one.
+        let Some(row) = row else { return Ok(None) };
+        if lines::read_quote(&row)? != adjustment.from {
+            return Ok(None);
+        }
+        last += 1;
+        let sums = difference(adjustment, request.at_us);
+        insert_entry(&mut transaction, last, adjustment, &sums, reprice_id).await?;
+        posted.push((row, sums));
+    }
+    let mut batch = Batch::default();
+    for (row, sums) in &posted {
+        batch.add(&owner(row)?, sums);
+    }
+    let sums = batch.bind(totals)?;
+    sums.execute(&mut transaction).await.map_err(unavailable)?;
+    writer::set_last_position(&mut transaction, last).await?;
+    requests::put(&mut transaction, request, progress).await?;
+    transaction.commit().await.map_err(unavailable)?;
+    Ok(Some(last))
+}
+
+/// What an adjustment adds to totals.
+fn difference(adjustment: &Adjustment, now_us: i64) -> Totals {
+    let before = adjustment.from.unwrap_or_default();
+    let after = adjustment.to;
+    Totals {
+        cost_nano_usd: after.cost_nano_usd - before.cost_nano_usd,
+        cache_saving_nano_usd: after.cache_saving_nano_usd - before.cache_saving_nano_usd,
+        cache_write_extra_nano_usd: after.cache_write_extra_nano_usd
+            - before.cache_write_extra_nano_usd,
+        unpriced_lines: -i64::from(adjustment.from.is_none()),
+        updated_at_us: now_us,
+        ..Totals::default()
+    }
+}
+
+async fn insert_entry(
+    connection: &mut SqliteConnection,
+    position: i64,
+    adjustment: &Adjustment,
+    sums: &Totals,
+    reprice_id: &str,
+) -> Result<(), Error> {
+    let Quote { price_version, .. } = adjustment.to;
+    sqlx::query(include_str!("queries/insert_reprice.sql"))
+        .bind(position)
+        .bind(adjustment.position)
+        .bind(sums.updated_at_us)
+        .bind(sums.unpriced_lines)
+        .bind(sums.cost_nano_usd)
+        .bind(sums.cache_saving_nano_usd)
+        .bind(sums.cache_write_extra_nano_usd)
+        .bind(price_version)
+        .bind(reprice_id)
+        .execute(connection)
+        .await
+        .map_err(unavailable)?;
+    Ok(())
+}
+
+/// Whom a line counts for.
+fn owner(row: &SqliteRow) -> Result<Owner<'_>, Error> {
+    let text = |column: &str| row.try_get::<&str, _>(column).map_err(lines::corrupt);
+    Ok(Owner {
+        tenant: text("tenant_id")?,
+        user: text("user_id")?,
+        team: text("team_id")?,
+        session: text("session_id")?,
+        provider: text("provider")?,
+        model: text("model")?,
+        charge_time_us: row.try_get("charge_time").map_err(lines::corrupt)?,
+    })
+}

@@ -1,0 +1,121 @@
+//! The messages of a session: those recorded on their own and those of usage events, as one list.
+
+use std::collections::HashMap;
+
+use sqlx::Row as _;
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+
+use super::lines::{self, corrupt};
+use super::reports::json;
+use super::sessions::last_position;
+use super::{read, unavailable};
+use crate::ledger::reports::{Listed, Message, MessageItem, Moment, Page};
+use crate::ledger::{Error, Recorded};
+
+/// A page of messages, from one snapshot.
+pub(super) async fn list(
+    pool: &SqlitePool,
+    tenant: &str,
+    session_id: &str,
+    user_id: &str,
+    page: Page,
+) -> Result<Listed<Message>, Error> {
+    let mut snapshot = pool.begin().await.map_err(unavailable)?;
+    let as_of = match page.as_of {
+        Some(as_of) => as_of,
+        None => Moment {
+            position: last_position(&mut snapshot).await?,
+            item: sqlx::query_scalar("SELECT coalesce(max(number), 0) FROM messages")
+                .fetch_one(&mut *snapshot)
+                .await
+                .map_err(unavailable)?,
+        },
+    };
+    let places: Vec<(bool, i64)> = sqlx::query_as(include_str!("queries/messages.sql"))
+        .bind(tenant)
+        .bind(session_id)
+        .bind(user_id)
+        .bind(as_of.item)
+        .bind(as_of.position)
+        .bind(page.limit)
+        .bind(page.skip)
+        .fetch_all(&mut *snapshot)
+        .await
+        .map_err(unavailable)?;
+    let of_kind = |event: bool| -> Vec<i64> {
+        let kept = places.iter().filter(|(is_event, _)| *is_event == event);
+        kept.map(|(_, place)| *place).collect()
+    };
+    let mut events = events(&mut snapshot, &of_kind(true)).await?;
+    let mut items = items(&mut snapshot, &of_kind(false)).await?;
+    let entries = places
+        .iter()
+        .filter_map(|(is_event, place)| match is_event {
+            true => events
+                .remove(place)
+                .map(|one| Message::Event(Box::new(one))),
+            false => items.remove(place).map(|one| Message::Item(Box::new(one))),
+        })
+        .collect();
+    Ok(Listed { entries, as_of })
+}
+
+/// The events whose first lines stand at these positions, as they stand.
+async fn events(
+    connection: &mut SqliteConnection,
+    positions: &[i64],
+) -> Result<HashMap<i64, Recorded>, Error> {
+    let rows = sqlx::query(include_str!("queries/events_at.sql"))
+        .bind(json(&positions)?)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(unavailable)?;
+    let mut events = Vec::with_capacity(positions.len());
+    let mut of_one: Vec<SqliteRow> = Vec::new();
+    for row in rows {
+        let line: i64 = row.try_get("line").map_err(corrupt)?;
+        if line == 0 && !of_one.is_empty() {
+            events.push(lines::read(&std::mem::take(&mut of_one))?);
+        }
+        of_one.push(row);
+    }
+    if !of_one.is_empty() {
+        events.push(lines::read(&of_one)?);
+    }
+    read::apply_corrections(connection, &mut events).await?;
+    Ok(events.into_iter().map(|one| (one.position, one)).collect())
+}
+
+async fn items(
+    connection: &mut SqliteConnection,
+    numbers: &[i64],
+) -> Result<HashMap<i64, MessageItem>, Error> {
+    let rows =
+        sqlx::query("SELECT * FROM messages WHERE number IN (SELECT value FROM json_each(?1))")
+            .bind(json(&numbers)?)
+            .fetch_all(connection)
+            .await
+            .map_err(unavailable)?;
+    rows.iter()
+        .map(|row| {
+            let text = |column: &str| row.try_get::<String, _>(column).map_err(corrupt);
+            let number = |column: &str| row.try_get::<Option<i64>, _>(column).map_err(corrupt);
+            let item = MessageItem {
+                message_id: text("message_id")?,
+                user_id: text("user_id")?,
+                session_id: text("session_id")?,
+                role: text("role")?,
+                message_type: text("message_type")?,
+                sequence: number("sequence")?,
+                stop_reason: text("stop_reason")?,
+                tool_use_id: text("tool_use_id")?,
+                source_event_id: text("source_event_id")?,
+                tokens: number("tokens")?,
+                time_us: row.try_get("time").map_err(corrupt)?,
+                turn: number("turn")?,
+                recorded_at_us: row.try_get("recorded_at").map_err(corrupt)?,
+            };
+            Ok((row.try_get("number").map_err(corrupt)?, item))
+        })
+        .collect()
+}

@@ -1,0 +1,191 @@
+//! Usage by model and by calendar, and the rest of [`Reports`], each theme in a file of its own.
+//!
+//! A tenant's figures and a user's days are sums of `usage_totals`. A user's or session's figures
+//! by model are sums of their own lines, read by their index: totals of that grain are not kept,
+//! because every event would have to write them.
+
+use async_trait::async_trait;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, QueryBuilder, Row as _};
+use tokenmeter_model::id::TenantId;
+use tokenmeter_model::totals::{Totals, bucket};
+
+use super::lines::corrupt;
+use super::service::{model_totals, read_models};
+use super::{Sqlite, messages, sessions, tools, totals, unavailable};
+use crate::ledger::reports::{
+    Listed, Message, Page, Part, Reports, SessionQuery, SessionSummary, ToolQuery, ToolUsage,
+};
+use crate::ledger::{Error, ModelTotals, Range};
+
+/// All times.
+pub(super) const ALWAYS: Range = Range {
+    from_us: i64::MIN,
+    to_us: i64::MAX,
+};
+
+#[async_trait]
+impl Reports for Sqlite {
+    async fn by_model(&self, tenant: &TenantId, part: &Part) -> Result<Vec<ModelTotals>, Error> {
+        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
+        let mut models = if part.user_id.is_empty() && part.session_id.is_empty() {
+            model_totals(&mut connection, tenant.as_str(), part.range).await?
+        } else {
+            let rows = lines_by_model(tenant.as_str(), part)
+                .build()
+                .fetch_all(&mut *connection)
+                .await
+                .map_err(unavailable)?;
+            read_models(&rows)?
+        };
+        models.retain(|one| {
+            one.totals.lines > 0 && (part.model.is_empty() || one.model == part.model)
+        });
+        Ok(models)
+    }
+
+    async fn user_reach(
+        &self,
+        tenant: &TenantId,
+        user_id: &str,
+    ) -> Result<Option<(i64, i64)>, Error> {
+        let (first, last): (Option<i64>, Option<i64>) =
+            sqlx::query_as(include_str!("queries/user_reach.sql"))
+                .bind(tenant.as_str())
+                .bind(user_id)
+                .fetch_one(&self.readers)
+                .await
+                .map_err(unavailable)?;
+        Ok(first.zip(last))
+    }
+
+    async fn user_spans(
+        &self,
+        tenant: &TenantId,
+        user_id: &str,
+        spans: &[Range],
+        limit: i64,
+    ) -> Result<Vec<(Range, Totals)>, Error> {
+        // Days of every time zone are whole quarter-hours.
+        let buckets = spans
+            .iter()
+            .map(|span| (bucket(span.from_us), bucket(span.to_us)));
+        let sums = totals::sum_columns(|name| format!("sum({name})"));
+        let sql = include_str!("queries/user_spans.sql").replace("{sums}", &sums);
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(tenant.as_str())
+            .bind(user_id)
+            .bind(json(&buckets.collect::<Vec<_>>())?)
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?;
+        rows.iter()
+            .map(|row| Ok((span_of(row, spans)?, totals::read(row, 1)?)))
+            .collect()
+    }
+
+    async fn user_spans_by_model(
+        &self,
+        tenant: &TenantId,
+        user_id: &str,
+        spans: &[Range],
+    ) -> Result<Vec<(Range, Vec<ModelTotals>)>, Error> {
+        let times: Vec<_> = spans
+            .iter()
+            .map(|span| (span.from_us, span.to_us))
+            .collect();
+        let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
+        let sql = include_str!("queries/user_spans_by_model.sql").replace("{sums}", &sums);
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(tenant.as_str())
+            .bind(user_id)
+            .bind(json(&times)?)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?;
+        let mut answer: Vec<(Range, Vec<ModelTotals>)> = Vec::new();
+        for row in &rows {
+            let span = span_of(row, spans)?;
+            let model = ModelTotals {
+                provider: row.try_get(1).map_err(corrupt)?,
+                model: row.try_get(2).map_err(corrupt)?,
+                totals: totals::read(row, 3)?,
+            };
+            if model.totals.lines == 0 {
+                continue;
+            }
+            match answer.last_mut() {
+                Some((last, models)) if *last == span => models.push(model),
+                _ => answer.push((span, vec![model])),
+            }
+        }
+        Ok(answer)
+    }
+
+    async fn sessions(
+        &self,
+        tenant: &TenantId,
+        query: &SessionQuery,
+        page: Page,
+    ) -> Result<Listed<SessionSummary>, Error> {
+        sessions::list(&self.readers, tenant.as_str(), query, page).await
+    }
+
+    async fn tools(
+        &self,
+        tenant: &TenantId,
+        query: &ToolQuery,
+        page: Page,
+    ) -> Result<Listed<ToolUsage>, Error> {
+        tools::list(&self.readers, tenant.as_str(), query, page).await
+    }
+
+    async fn messages(
+        &self,
+        tenant: &TenantId,
+        session_id: &str,
+        user_id: &str,
+        page: Page,
+    ) -> Result<Listed<Message>, Error> {
+        messages::list(&self.readers, tenant.as_str(), session_id, user_id, page).await
+    }
+}
+
+/// Sums of the lines of a user or session by model.
+fn lines_by_model(tenant: &str, part: &Part) -> QueryBuilder<sqlx::Sqlite> {
+    let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
+    let mut query = QueryBuilder::new(format!(
+        "SELECT provider || '/' || model, {sums}, max(recorded_at) FROM usage_lines \
+         WHERE tenant_id = "
+    ));
+    query.push_bind(tenant.to_owned());
+    if !part.user_id.is_empty() {
+        query.push(" AND user_id = ");
+        query.push_bind(part.user_id.clone());
+    }
+    if !part.session_id.is_empty() {
+        query.push(" AND session_id <> '' AND session_id = ");
+        query.push_bind(part.session_id.clone());
+    }
+    if let Some(range) = part.range {
+        query.push(" AND charge_time >= ").push_bind(range.from_us);
+        query.push(" AND charge_time < ").push_bind(range.to_us);
+    }
+    query.push(" GROUP BY provider, model");
+    query
+}
+
+/// Values for `json_each`.
+pub(super) fn json<T: serde::Serialize>(values: &T) -> Result<String, Error> {
+    serde_json::to_string(values).map_err(|error| Error::Corrupt(error.to_string()))
+}
+
+/// The span that the first column numbers.
+fn span_of(row: &SqliteRow, spans: &[Range]) -> Result<Range, Error> {
+    let number: i64 = row.try_get(0).map_err(corrupt)?;
+    usize::try_from(number)
+        .ok()
+        .and_then(|number| spans.get(number).copied())
+        .ok_or_else(|| Error::Corrupt("a row of no span".into()))
+}

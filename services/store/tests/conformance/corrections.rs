@@ -1,0 +1,253 @@
+//! Voids and reprices.
+
+use std::collections::BTreeMap;
+
+use tokenmeter_model::event::{Event, Status, Voided};
+use tokenmeter_model::totals::{BUCKET_US, Totals};
+use tokenmeter_store::ledger::correction::{Adjustment, RepriceQuery, RepriceStep, VoidOutcome};
+use tokenmeter_store::ledger::{
+    EventQuery, Ledger, Outcome, Range, ServiceQuery, ServiceUsage, Subject,
+};
+
+use super::{T0, event, line, quote, record, request, submission, tenant, user_totals, void};
+
+/// Totals without the time of their last change, which a void is.
+fn sums(totals: Totals) -> Totals {
+    Totals {
+        updated_at_us: 0,
+        ..totals
+    }
+}
+
+/// An event with every figure set, in a session, a team and two models.
+fn rich(id: &str) -> Event {
+    let mut first = line("claude-a", 100, 50);
+    first.counts.cache_read = 7;
+    first.counts.cache_write.ttl_1h = 3;
+    first.counts.reasoning = 20;
+    first.tool_requests = BTreeMap::from([("web_search".into(), 2)]);
+    Event {
+        team_id: "team".into(),
+        session_id: "rich".into(),
+        turn: Some(1),
+        lines: vec![first, line("claude-b", 1, 2)],
+        status: Status::Failed,
+        latency_ms: Some(1_500),
+        time_to_first_token_ms: Some(200),
+        ..event(id, "rich-user")
+    }
+}
+
+pub async fn a_void_takes_an_event_out_of_every_figure(ledger: &dyn Ledger) {
+    let owner = tenant("a");
+    let stays = Event {
+        team_id: "team".into(),
+        latency_ms: Some(10),
+        ..event("stays", "u")
+    };
+    record(ledger, vec![submission("a", stays, 5, T0)]).await;
+    let before = Figures::of(ledger).await;
+    let mut sent = submission("a", rich("gone"), 1_000, T0 + 1);
+    sent.quotes[1] = None;
+    record(ledger, vec![sent.clone()]).await;
+    // Priced twice since, so that the void has two entries to undo.
+    for (n, from, to) in [(0, None, quote(33)), (1, quote(33), quote(44))] {
+        let step = RepriceStep {
+            request: request("a", &format!("run-{n}"), "RepriceUsage", T0 + 2),
+            reprice_id: format!("run-{n}"),
+            adjustments: vec![Adjustment {
+                position: 3,
+                from,
+                to: to.unwrap(),
+            }],
+            progress: String::new(),
+        };
+        assert!(ledger.reprice(step).await.unwrap());
+    }
+    assert_eq!(
+        user_totals(ledger, "a", "rich-user").await.cost_nano_usd,
+        1_044
+    );
+
+    let committed = *ledger.committed().borrow();
+    let wanted = void("a", "v1", "gone", "counted twice", T0 + 9);
+    match ledger.void(wanted.clone()).await.unwrap() {
+        VoidOutcome::Voided { event, already } => {
+            assert!(!already);
+            assert_eq!(event.quotes, [quote(1_000), quote(44)]);
+            let reason = "counted twice".to_owned();
+            let at_us = T0 + 9;
+            assert_eq!(event.voided, Some(Voided { at_us, reason }));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(
+        *ledger.committed().borrow(),
+        committed + 2,
+        "an entry a line"
+    );
+    assert_eq!(Figures::of(ledger).await, before);
+    let gone = ledger
+        .totals(&owner, Subject::User("rich-user"), None)
+        .await;
+    assert_eq!(sums(gone.unwrap()), Totals::default());
+    assert_eq!(ledger.session(&owner, "rich").await.unwrap(), None);
+
+    // Another request finds it voided; the first one is answered as at first.
+    let late = ledger.void(void("a", "v2", "gone", "late", T0 + 10)).await;
+    match late.unwrap() {
+        VoidOutcome::Voided { event, already } => {
+            assert!(already);
+            assert_eq!(event.voided.unwrap().reason, "counted twice");
+        }
+        other => panic!("{other:?}"),
+    }
+    let again = ledger.void(wanted).await.unwrap();
+    assert!(matches!(again, VoidOutcome::Voided { already: false, .. }));
+    // The id stays used: a retry gets its first answer, another payload is told.
+    let other = submission("a", event("gone", "u"), 1, T0);
+    match &record(ledger, vec![sent.clone(), other]).await[..] {
+        [Outcome::Duplicate(first), Outcome::Conflict(standing)] => {
+            assert_eq!(first.quotes, sent.quotes);
+            assert!(standing.voided.is_some());
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(Figures::of(ledger).await, before);
+    // And it is out of reach of reprices, whoever saw it before.
+    let all = RepriceQuery {
+        include_priced: true,
+        ..RepriceQuery::default()
+    };
+    let left = ledger.reprice_candidates(&owner, &all, 0, 1_000).await;
+    assert_eq!(left.unwrap().len(), 1);
+    let step = RepriceStep {
+        request: request("a", "run-9", "RepriceUsage", T0),
+        reprice_id: "run-9".into(),
+        adjustments: vec![Adjustment {
+            position: 2,
+            from: quote(1_000),
+            to: quote(1).unwrap(),
+        }],
+        progress: String::new(),
+    };
+    assert!(!ledger.reprice(step).await.unwrap());
+    assert_eq!(ledger.remembered(&owner, "run-9").await.unwrap(), None);
+}
+
+/// Every figure that a question can get at.
+#[derive(Debug, PartialEq)]
+struct Figures {
+    totals: Vec<Totals>,
+    service: Vec<ServiceUsage>,
+    unpriced: i64,
+}
+
+impl Figures {
+    async fn of(ledger: &dyn Ledger) -> Self {
+        let owner = tenant("a");
+        let edge = Range {
+            from_us: T0 - 1,
+            to_us: T0 + 2,
+        };
+        let wide = Range {
+            from_us: T0 - 2 * BUCKET_US,
+            to_us: T0 + 2 * BUCKET_US,
+        };
+        let mut figures = Self {
+            totals: Vec::new(),
+            service: Vec::new(),
+            unpriced: 0,
+        };
+        for range in [None, Some(edge), Some(wide)] {
+            for subject in [
+                Subject::User("u"),
+                Subject::User("rich-user"),
+                Subject::Team("team"),
+                Subject::Session("s"),
+                Subject::Session("rich"),
+            ] {
+                let totals = ledger.totals(&owner, subject, range).await.unwrap();
+                figures.totals.push(sums(totals));
+            }
+            let query = ServiceQuery {
+                range,
+                ..ServiceQuery::default()
+            };
+            let mut service = ledger.service_usage(&owner, &query).await.unwrap();
+            for model in &mut service.models {
+                model.totals = sums(model.totals);
+            }
+            figures.service.push(service);
+        }
+        let unpriced = ledger.unpriced(&owner, None, 10).await.unwrap();
+        let listed: i64 = unpriced.models.iter().map(|model| model.lines).sum();
+        assert_eq!(listed, unpriced.total_lines);
+        figures.unpriced = listed;
+        let waiting = EventQuery {
+            unpriced_only: true,
+            limit: 10,
+            ..EventQuery::default()
+        };
+        assert_eq!(
+            ledger.events(&owner, &waiting).await.unwrap().len() as i64,
+            listed
+        );
+        figures
+    }
+}
+
+pub async fn reprices_keep_events_together(ledger: &dyn Ledger) {
+    let owner = tenant("a");
+    let mut batch = Vec::new();
+    for n in 0..5 {
+        let mut sent = submission("a", rich(&format!("e{n}")), 10, T0 + n);
+        sent.event.request_time_us = None;
+        sent.quotes = vec![None, quote(10)];
+        batch.push(sent);
+    }
+    let stranger = submission("b", rich("e0"), 10, T0);
+    record(ledger, batch).await;
+    record(ledger, vec![stranger]).await;
+    let positions = async |query: RepriceQuery, after, through| -> Vec<(i64, i64)> {
+        let found = ledger
+            .reprice_candidates(&owner, &query, after, through)
+            .await;
+        let found = found.unwrap();
+        found
+            .iter()
+            .map(|one| (one.position, one.event_position))
+            .collect()
+    };
+    let unpriced = RepriceQuery::default();
+    let all = RepriceQuery {
+        include_priced: true,
+        ..RepriceQuery::default()
+    };
+    assert_eq!(positions(unpriced.clone(), 0, 3).await, [(1, 1), (3, 3)]);
+    // An event belongs to the stretch that it begins in, with all of its lines.
+    assert_eq!(
+        positions(all.clone(), 0, 3).await,
+        [(1, 1), (2, 1), (3, 3), (4, 3)]
+    );
+    assert_eq!(positions(all.clone(), 3, 4).await, []);
+    assert_eq!(positions(all.clone(), 4, 5).await, [(5, 5), (6, 5)]);
+    let model = RepriceQuery {
+        model: "claude-b".into(),
+        ..all.clone()
+    };
+    assert_eq!(positions(model, 6, 100).await, [(8, 7), (10, 9)]);
+    let range = RepriceQuery {
+        range: Some(Range {
+            from_us: T0 + 1,
+            to_us: T0 + 2,
+        }),
+        ..all
+    };
+    assert_eq!(positions(range, 0, 100).await, [(3, 3), (4, 3)]);
+    let provider = RepriceQuery {
+        provider: "openai".into(),
+        ..unpriced
+    };
+    assert_eq!(positions(provider, 0, 100).await, []);
+}

@@ -172,8 +172,8 @@ async fn run_to_end(
     let mut service = client.admin();
     let mut examined = -1;
     loop {
-        let request = client.within_timeout(request.clone());
-        let answer = service.reprice_usage(request).await?.into_inner();
+        // The server is told how long this waits, and stops in time with what it has done.
+        let answer = service.reprice_usage(request.clone()).await?.into_inner();
         if answer.complete {
             return Ok(answer);
         }

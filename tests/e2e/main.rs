@@ -9,6 +9,7 @@ mod bad_requests;
 mod cli;
 mod crash;
 mod durability;
+mod feed;
 mod health;
 mod import;
 mod lifecycle;

@@ -8,7 +8,7 @@
 mod backends;
 mod conformance;
 
-use backends::{open_sqlite, reopen_sqlite, stall_sqlite};
+use backends::{open_sqlite, reopen_sqlite, stall_sqlite, void_sqlite};
 use tokenmeter_store::fault::{Planted, plant};
 
 /// Runs a test with a fault planted, on a thread and a runtime of its own; it has to fail.
@@ -18,6 +18,18 @@ fn turns_red<F: Future<Output = ()>>(fault: Planted, test: impl FnOnce() -> F + 
         tokio::runtime::Runtime::new().unwrap().block_on(test());
     })
     .join();
+    plant(None);
+    assert!(
+        outcome.is_err(),
+        "{fault:?} was planted and nothing turned red"
+    );
+    println!("{fault:?}: red, as it should be");
+}
+
+/// The same, of a test that has a runtime of its own.
+fn turns_red_alone(fault: Planted, test: impl FnOnce() + Send + 'static) {
+    plant(Some(fault));
+    let outcome = std::thread::spawn(test).join();
     plant(None);
     assert!(
         outcome.is_err(),
@@ -48,14 +60,16 @@ fn invariants_turn_red_against_planted_faults() {
         let stall = stall_sqlite(&kept).await;
         conformance::bounded(ledger, stall).await;
     });
-    plant(Some(Planted::SkipTotals));
-    let outcome = std::thread::spawn(|| {
+    turns_red_alone(Planted::SkipTotals, || {
         conformance::model::totals_equal_the_reference_at_every_step(open_sqlite);
-    })
-    .join();
-    plant(None);
-    assert!(
-        outcome.is_err(),
-        "SkipTotals was planted and nothing turned red"
-    );
+    });
+    turns_red_alone(Planted::SkipWhatIsBehind, || {
+        conformance::feed::feed_complete(async || {
+            let (ledger, kept) = open_sqlite().await;
+            let kept = std::sync::Arc::new(kept);
+            let of = std::sync::Arc::clone(&kept);
+            let void = async move |position| void_sqlite(&of, position).await;
+            (ledger, kept, void)
+        });
+    });
 }

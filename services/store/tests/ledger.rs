@@ -5,9 +5,10 @@ mod backends;
 mod conformance;
 
 /// Runs the whole suite on a backend; `open` makes a fresh, empty ledger and
-/// what keeps it alive, `reopen` opens it again, `stall` holds its writer up until dropped.
+/// what keeps it alive, `reopen` opens it again, `stall` holds its writer up until dropped, `void`
+/// voids an event.
 macro_rules! ledger_suite {
-    ($backend:ident, $open:path, $reopen:ident, $stall:ident) => {
+    ($backend:ident, $open:path, $reopen:ident, $stall:ident, $void:ident) => {
         mod $backend {
             use super::conformance;
 
@@ -66,6 +67,30 @@ macro_rules! ledger_suite {
                 conformance::bounded(ledger, stall).await;
             }
 
+            #[tokio::test]
+            async fn the_log_folds_to_the_totals() {
+                let (ledger, kept) = $open().await;
+                let void = async |position| super::$void(&kept, position).await;
+                conformance::feed::the_log_folds_to_the_totals(&ledger, void).await;
+            }
+
+            #[test]
+            fn feed_complete() {
+                conformance::feed::feed_complete(async || {
+                    let (ledger, kept) = $open().await;
+                    let kept = std::sync::Arc::new(kept);
+                    let of = std::sync::Arc::clone(&kept);
+                    let void = async move |position| super::$void(&of, position).await;
+                    (ledger, kept, void)
+                });
+            }
+
+            #[tokio::test]
+            async fn those_behind_do_not_hold_up_the_one_at_the_end() {
+                let (ledger, _kept) = $open().await;
+                conformance::feed::those_behind_do_not_hold_up_the_one_at_the_end(ledger).await;
+            }
+
             #[test]
             fn totals_equal_the_reference_at_every_step() {
                 conformance::model::totals_equal_the_reference_at_every_step(|| $open());
@@ -74,6 +99,12 @@ macro_rules! ledger_suite {
     };
 }
 
-ledger_suite!(sqlite, super::open_sqlite, reopen_sqlite, stall_sqlite);
+ledger_suite!(
+    sqlite,
+    super::open_sqlite,
+    reopen_sqlite,
+    stall_sqlite,
+    void_sqlite
+);
 
-use backends::{open_sqlite, reopen_sqlite, stall_sqlite};
+use backends::{open_sqlite, reopen_sqlite, stall_sqlite, void_sqlite};

@@ -1,5 +1,6 @@
 //! What every ledger does. Each function takes a fresh, empty ledger.
 
+pub mod feed;
 pub mod model;
 mod under_load;
 

@@ -200,7 +200,7 @@ fn check_text(field: &str, value: &str) -> Result<(), Error> {
     }
 }
 
-fn check_range(range: Option<Range>) -> Result<(), Error> {
+pub(crate) fn check_range(range: Option<Range>) -> Result<(), Error> {
     match range {
         Some(range) if range.from_us > range.to_us => {
             let text = "ends before it starts; send an end_time that is not before start_time";

@@ -6,6 +6,7 @@
 
 pub mod codec;
 pub mod convert;
+pub mod json;
 pub mod page;
 pub mod status;
 pub mod streams;

@@ -1,6 +1,7 @@
 //! The embedded ledger: SQLite in WAL mode with `synchronous = FULL`, so a commit is on disk
 //! before it is acknowledged. One connection writes, a pool of read-only connections reads.
 
+mod export;
 mod insert;
 mod lines;
 mod log;
@@ -278,6 +279,14 @@ impl Ledger for Sqlite {
         positions: i64,
     ) -> Result<ledger_log::Page, Error> {
         log::page(&self.readers, tenant.as_str(), after, positions).await
+    }
+
+    async fn export(
+        &self,
+        tenant: &TenantId,
+        query: &ledger_log::ExportQuery,
+    ) -> Result<Vec<Recorded>, Error> {
+        export::page(&self.readers, tenant.as_str(), query).await
     }
 
     fn secret(&self) -> &[u8] {

@@ -457,3 +457,100 @@ async fn streams_are_bounded() {
     };
     tokio::time::timeout(PATIENCE, again).await.unwrap();
 }
+
+/// The parts of an export, at most so many.
+async fn export(
+    server: &Server,
+    request: v1::ExportUsageRequest,
+    parts: usize,
+) -> Result<Vec<v1::ExportUsageResponse>, Status> {
+    let mut client = AnalyticsServiceClient::new(server.channel().await);
+    let mut stream = client.export_usage(request).await?.into_inner();
+    let mut got = Vec::new();
+    while got.len() < parts
+        && let Some(part) = stream.message().await?
+    {
+        assert!(part.events.len() <= 1_000 && part.data.len() <= 1_048_576);
+        got.push(part);
+    }
+    Ok(got)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_is_of_one_moment_and_goes_on_where_it_broke() {
+    const EVENTS: usize = 900;
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut clients = Clients::of(&server).await;
+    let batch = |name: &str| (0..EVENTS).map(|n| event(&format!("{name}-{n}"))).collect();
+    clients.batch(batch("before")).await.unwrap();
+    let request = v1::ExportUsageRequest::default();
+    let whole = export(&server, request.clone(), usize::MAX).await.unwrap();
+    let all: Vec<_> = whole
+        .iter()
+        .flat_map(|part| &part.events)
+        .cloned()
+        .collect();
+    let mut listed = clients.all_events().await;
+    listed.reverse();
+    assert_eq!(all, listed);
+    let summary = whole.last().unwrap().summary.clone().unwrap();
+    assert_eq!(summary.events, EVENTS as i64);
+    let tokens: i64 = all.iter().map(|event| event.total_tokens).sum();
+    assert_eq!(summary.total_tokens, tokens);
+
+    // Broken after each part, while others are recorded: the same events and the same summary.
+    let (mut got, mut resumed) = (Vec::new(), request.clone());
+    let again = loop {
+        clients
+            .batch(batch(&format!("later-{}", got.len())))
+            .await
+            .unwrap();
+        let part = export(&server, resumed.clone(), 1).await.unwrap().remove(0);
+        got.extend(part.events);
+        resumed.resume_token = part.resume_token;
+        if let Some(summary) = part.summary {
+            break summary;
+        }
+    };
+    assert!(
+        got.len() > EVENTS,
+        "the second export has what came before it"
+    );
+    assert_eq!(again.events, got.len() as i64);
+    assert_eq!(got[..EVENTS], all);
+    assert!(
+        got.iter()
+            .all(|event| !event.event_id.starts_with("later-2"))
+    );
+
+    let lines = v1::ExportUsageRequest {
+        format: v1::ExportFormat::JsonLines.into(),
+        user_id: "ada".into(),
+        ..Default::default()
+    };
+    let parts = export(&server, lines.clone(), usize::MAX).await.unwrap();
+    let text: Vec<u8> = parts.iter().flat_map(|part| part.data.clone()).collect();
+    let rows: Vec<serde_json::Value> = String::from_utf8(text)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let events = parts.last().unwrap().summary.as_ref().unwrap().events;
+    assert_eq!(rows.len() as i64, events);
+    assert_eq!(rows[0]["eventId"], all[0].event_id.as_str());
+    assert_eq!(rows[0]["totalTokens"], all[0].total_tokens.to_string());
+
+    let mut other = lines;
+    other.resume_token = resumed.resume_token;
+    let status = export(&server, other, 1).await.unwrap_err();
+    assert_eq!(refusal(&status).reason, R::ResumeTokenFilterMismatch);
+    for format in [v1::ExportFormat::FocusCsv, v1::ExportFormat::FocusParquet] {
+        let focus = v1::ExportUsageRequest {
+            format: format.into(),
+            ..Default::default()
+        };
+        let status = export(&server, focus, 1).await.unwrap_err();
+        assert_eq!(refusal(&status).reason, R::NotYetImplemented);
+    }
+}

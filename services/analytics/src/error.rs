@@ -26,9 +26,9 @@ pub enum Error {
     /// The resume token cannot be used.
     #[error(transparent)]
     ResumeToken(#[from] TokenError),
-    /// The stream has no place.
+    /// Refused as it stands, such as a stream without a place.
     #[error("{}", .0.message)]
-    NoPlace(Box<Failure>),
+    Refused(Box<Failure>),
     /// The server shuts down.
     #[error("shutting down")]
     ShuttingDown,
@@ -46,7 +46,7 @@ impl From<tokenmeter_identity::Denied> for Error {
 impl From<Failure> for Error {
     /// What `Streams` refuses with.
     fn from(failure: Failure) -> Self {
-        Self::NoPlace(Box::new(failure))
+        Self::Refused(Box::new(failure))
     }
 }
 
@@ -90,7 +90,7 @@ impl From<Error> for Failure {
                     .resource("session", id)
             }
             Error::ResumeToken(error) => error.into(),
-            Error::NoPlace(failure) => *failure,
+            Error::Refused(failure) => *failure,
             Error::ShuttingDown => Self::new(
                 ErrorReason::ShuttingDown,
                 "the server is shutting down; connect again with the last resume token",

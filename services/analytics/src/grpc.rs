@@ -352,6 +352,22 @@ impl AnalyticsService for Grpc {
         });
         Ok(Response::new(Box::pin(responses)))
     }
+
+    async fn export_usage(
+        &self,
+        request: Request<v1::ExportUsageRequest>,
+    ) -> Result<Response<BoxStream<v1::ExportUsageResponse>>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let format = wire::export_format(&asked)?;
+        let wanted = wire::export_asked(&asked, format)?;
+        let export = self.live.export(&caller, wanted, &asked.resume_token)?;
+        Ok(Response::new(wire::export(
+            export,
+            format,
+            self.epoch.clone(),
+        )))
+    }
 }
 
 /// The order of top sessions.
@@ -437,7 +453,7 @@ fn event_query(asked: v1::ListUsageEventsRequest) -> Result<EventQuery, Error> {
 }
 
 /// A range of times; an open end is open.
-fn range(range: &v1::TimeRange) -> Result<Range, Error> {
+pub(crate) fn range(range: &v1::TimeRange) -> Result<Range, Error> {
     let read = |field: &str, at: &Option<_>, open: i64| match at {
         Some(at) => time::to_micros(field, at),
         None => Ok(open),

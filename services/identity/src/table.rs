@@ -94,7 +94,7 @@ pub const TABLE: &[Access] = &[
     later("AnalyticsService/QueryUsage", Required, READ),
     now("AnalyticsService/StreamTokenEvents", Required, READ),
     later("AnalyticsService/WatchUsage", Required, READ),
-    later("AnalyticsService/ExportUsage", Required, TENANT),
+    now("AnalyticsService/ExportUsage", Required, TENANT),
     now("AdminService/SetPrices", Required, ADMIN),
     now("AdminService/ListPrices", Required, TENANT),
     now("AdminService/ImportPrices", Required, ADMIN),

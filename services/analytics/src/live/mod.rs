@@ -1,5 +1,6 @@
-//! Subscriptions: what happens in a tenant, complete and in commit order.
+//! Subscriptions: what happens in a tenant, complete and in commit order; and exports of what did.
 
+pub mod export;
 pub mod filter;
 pub mod token;
 pub(crate) mod wire;
@@ -16,6 +17,7 @@ use tokenmeter_store::clock::Clock;
 use tokenmeter_store::ledger::Ledger;
 use tokenmeter_store::ledger::log::Entry;
 use tokenmeter_store::tail::{Subscription, Tail};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +59,7 @@ pub struct Live {
     ledger: Arc<dyn Ledger>,
     tail: Arc<Tail>,
     streams: Streams,
+    export_reads: Arc<Semaphore>,
     clock: Clock,
     draining: CancellationToken,
 }
@@ -73,6 +76,7 @@ impl Live {
             tail: Tail::new(Arc::clone(&ledger)),
             ledger,
             streams,
+            export_reads: Arc::new(Semaphore::new(export::READS)),
             clock,
             draining,
         }

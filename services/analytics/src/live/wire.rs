@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use prost::Message as _;
 use tokenmeter_api::convert::{event, money, time};
+use tokenmeter_api::json;
+use tokenmeter_api::status::Failure;
 use tokenmeter_api::v1;
+use tokenmeter_api::v1::ErrorReason;
 use tokenmeter_api::v1::stream_token_events_response::Event;
 use tokenmeter_model::bounds::Violation;
 use tokenmeter_model::price::Quote;
 use tokenmeter_store::ledger::log::Change;
+use tonic::codegen::BoxStream;
 
 use super::filter::{Asked, EventType};
-use super::{Happened, Item};
+use super::{Happened, Item, export};
 use crate::error::Error;
 
 /// Nanoseconds of a second.
@@ -116,6 +122,108 @@ fn change(change: &Change, epoch: &str) -> Event {
 fn cost(quotes: &[Option<Quote>]) -> Option<i64> {
     let priced = quotes.iter().flatten().map(|quote| quote.cost_nano_usd);
     priced.reduce(i64::saturating_add)
+}
+
+/// Most bytes of a part's data, and about how many of its events.
+const MAX_PART_BYTES: usize = 1_048_576;
+/// A part is closed before an event of the largest size could take it past the bound.
+const FULL_PART_BYTES: usize = MAX_PART_BYTES - 256 * 1024;
+
+/// The form of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Events,
+    JsonLines,
+}
+
+/// Reads the form.
+pub(crate) fn export_format(asked: &v1::ExportUsageRequest) -> Result<Format, Error> {
+    match v1::ExportFormat::try_from(asked.format) {
+        Ok(v1::ExportFormat::Unspecified | v1::ExportFormat::Events) => Ok(Format::Events),
+        Ok(v1::ExportFormat::JsonLines) => Ok(Format::JsonLines),
+        Ok(v1::ExportFormat::FocusCsv | v1::ExportFormat::FocusParquet) => {
+            Err(Error::Refused(Box::new(Failure::new(
+                ErrorReason::NotYetImplemented,
+                "exports in the FOCUS formats come with a later version; send EVENTS or JSON_LINES",
+            ))))
+        }
+        Err(_) => {
+            let text = "is not known; send a value of ExportFormat";
+            Err(Violation::new("format", text).into())
+        }
+    }
+}
+
+/// Reads what to export.
+pub(crate) fn export_asked(
+    asked: &v1::ExportUsageRequest,
+    format: Format,
+) -> Result<export::Asked, Error> {
+    Ok(export::Asked {
+        format: match format {
+            Format::Events => v1::ExportFormat::Events.into(),
+            Format::JsonLines => v1::ExportFormat::JsonLines.into(),
+        },
+        user_id: asked.user_id.clone(),
+        range: asked.range.as_ref().map(crate::grpc::range).transpose()?,
+        include_voided: asked.include_voided,
+    })
+}
+
+/// Writes the parts of an export.
+pub(crate) fn export(
+    export: export::Export,
+    format: Format,
+    epoch: String,
+) -> BoxStream<v1::ExportUsageResponse> {
+    match format {
+        Format::Events => {
+            // The size so far, beside the events.
+            let add = move |rows: &mut (Vec<v1::RecordedEvent>, usize), event| {
+                let event = event::recorded_event(event, &epoch);
+                rows.1 += event.encoded_len();
+                rows.0.push(event);
+                rows.1
+            };
+            let parts = export::parts(export, FULL_PART_BYTES, add);
+            Box::pin(parts.map(|part| {
+                let part = part?;
+                Ok(v1::ExportUsageResponse {
+                    events: part.rows.0,
+                    ..closing(part.resume_token, part.summary)
+                })
+            }))
+        }
+        Format::JsonLines => {
+            let add = move |rows: &mut String, event| {
+                let event = event::recorded_event(event, &epoch);
+                rows.push_str(&json::encode(&event));
+                rows.push('\n');
+                rows.len()
+            };
+            let parts = export::parts(export, FULL_PART_BYTES, add);
+            Box::pin(parts.map(|part| {
+                let part = part?;
+                Ok(v1::ExportUsageResponse {
+                    data: part.rows.into(),
+                    ..closing(part.resume_token, part.summary)
+                })
+            }))
+        }
+    }
+}
+
+fn closing(resume_token: String, summary: Option<export::Sums>) -> v1::ExportUsageResponse {
+    v1::ExportUsageResponse {
+        resume_token,
+        summary: summary.map(|sums| v1::ExportSummary {
+            events: sums.events,
+            total_tokens: sums.tokens,
+            cost: Some(money::from_nano_usd(sums.cost_nano_usd)),
+            unpriced_lines: sums.unpriced_lines,
+        }),
+        ..Default::default()
+    }
 }
 
 #[cfg(test)]

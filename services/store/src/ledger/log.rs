@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tokenmeter_model::event::Recorded;
 use tokenmeter_model::price::Quote;
 
+use super::Range;
+
 /// A stretch of a tenant's log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
@@ -41,4 +43,21 @@ pub enum Change {
         /// The run that did it.
         reprice_id: String,
     },
+}
+
+/// Which events to export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportQuery {
+    /// The position of the moment: what was written after it is left out.
+    pub as_of: i64,
+    /// Only events of this user; empty means all.
+    pub user_id: String,
+    /// Only events charged in this range.
+    pub range: Option<Range>,
+    /// Voided events too.
+    pub include_voided: bool,
+    /// Only events after this charge time and position: where the last page ended.
+    pub after: Option<(i64, i64)>,
+    /// At most so many events.
+    pub limit: i64,
 }

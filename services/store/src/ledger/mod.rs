@@ -357,6 +357,13 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
     /// log, of whichever tenant, so that one call costs a bounded time.
     async fn log(&self, tenant: &TenantId, after: i64, positions: i64) -> Result<log::Page, Error>;
 
+    /// Events in order of charge time, then position, as they stood right after a position.
+    async fn export(
+        &self,
+        tenant: &TenantId,
+        query: &log::ExportQuery,
+    ) -> Result<Vec<Recorded>, Error>;
+
     /// The key with which tokens are sealed; another one in every ledger.
     fn secret(&self) -> &[u8];
 

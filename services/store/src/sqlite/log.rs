@@ -156,7 +156,7 @@ async fn read(
         .map(|group| {
             let change = match group.kind {
                 Kind::Usage => Change::Recorded(lines::read(&group.rows)?),
-                Kind::Void => Change::Voided(voided(&group, &past)?),
+                Kind::Void => Change::Voided(past.event(corrects(&group)?.0, group.last)?),
                 Kind::Reprice => repriced(&group, &past)?,
             };
             Ok(Arc::new(Entry {
@@ -184,17 +184,6 @@ fn first_row(group: &Group) -> Result<&SqliteRow, Error> {
     group.rows.first().ok_or_else(missing)
 }
 
-fn voided(group: &Group, past: &Past) -> Result<Recorded, Error> {
-    let row = first_row(group)?;
-    let reason: Option<String> = row.try_get("correction").map_err(corrupt)?;
-    let mut event = past.event(corrects(group)?.0, group.last)?;
-    event.voided = Some(Voided {
-        at_us: row.try_get("recorded_at").map_err(corrupt)?,
-        reason: reason.unwrap_or_default(),
-    });
-    Ok(event)
-}
-
 fn repriced(group: &Group, past: &Past) -> Result<Change, Error> {
     let row = first_row(group)?;
     let run: Option<String> = row.try_get("correction").map_err(corrupt)?;
@@ -206,34 +195,52 @@ fn repriced(group: &Group, past: &Past) -> Result<Change, Error> {
     })
 }
 
-/// Events that were corrected, by the position of their first line, with every new price.
-struct Past {
+/// Events by the position of their first line, with every correction.
+pub(super) struct Past {
     events: HashMap<i64, Recorded>,
     /// By the line's position: where each new price was written, and its difference.
     reprices: HashMap<i64, Vec<(i64, Quote)>>,
+    /// By the first line's position: where the void was written, and what it says.
+    voids: HashMap<i64, (i64, Voided)>,
 }
 
 impl Past {
-    async fn read(connection: &mut SqliteConnection, positions: &[i64]) -> Result<Self, Error> {
+    /// Reads the events that have lines at these positions, all lines of each.
+    pub(super) async fn read(
+        connection: &mut SqliteConnection,
+        positions: &[i64],
+    ) -> Result<Self, Error> {
         let mut events = HashMap::new();
         let rows = by_position(connection, "position", positions).await?;
         for group in group(rows)? {
             events.insert(group.first, lines::read(&group.rows)?);
         }
         let mut reprices: HashMap<i64, Vec<(i64, Quote)>> = HashMap::new();
+        let mut voids = HashMap::new();
         for row in by_position(connection, "of_position", positions).await? {
             let key = Key::of(&row)?;
-            if let (Kind::Reprice, Some(of)) = (key.kind, key.of_position)
+            let Some(of) = key.of_position else { continue };
+            if key.kind == Kind::Void && key.line == 0 {
+                let voided = Voided {
+                    at_us: row.try_get("recorded_at").map_err(corrupt)?,
+                    reason: key.correction.unwrap_or_default(),
+                };
+                voids.insert(of, (key.position, voided));
+            } else if key.kind == Kind::Reprice
                 && let Some(quote) = lines::read_quote(&row)?
             {
                 reprices.entry(of).or_default().push((key.position, quote));
             }
         }
-        Ok(Self { events, reprices })
+        Ok(Self {
+            events,
+            reprices,
+            voids,
+        })
     }
 
     /// An event as it stood right after a position.
-    fn event(&self, first: i64, at: i64) -> Result<Recorded, Error> {
+    pub(super) fn event(&self, first: i64, at: i64) -> Result<Recorded, Error> {
         let missing = || Error::Corrupt("a correction of a line that is gone".into());
         let mut event = self.events.get(&first).ok_or_else(missing)?.clone();
         for (quote, position) in event.quotes.iter_mut().zip(first..) {
@@ -242,6 +249,10 @@ impl Past {
                 add_quote(quote.get_or_insert_default(), change);
             }
         }
+        let void = self.voids.get(&first);
+        event.voided = void
+            .filter(|(written, _)| *written <= at)
+            .map(|(_, voided)| voided.clone());
         Ok(event)
     }
 }

@@ -2,6 +2,7 @@
 //! before it is acknowledged. One connection writes, a pool of read-only connections reads.
 
 mod correct;
+mod export;
 mod insert;
 mod items;
 mod lines;
@@ -312,6 +313,14 @@ impl Ledger for Sqlite {
         positions: i64,
     ) -> Result<ledger_log::Page, Error> {
         log::page(&self.readers, tenant.as_str(), after, positions).await
+    }
+
+    async fn export(
+        &self,
+        tenant: &TenantId,
+        query: &ledger_log::ExportQuery,
+    ) -> Result<Vec<Recorded>, Error> {
+        export::page(&self.readers, tenant.as_str(), query).await
     }
 
     fn secret(&self) -> &[u8] {

@@ -186,7 +186,7 @@ pub struct Latencies {
 pub struct Latency {
     /// Events that state a time; the rest is 0 when none does.
     pub measured: i64,
-    /// Mean, rounded half up.
+    /// Mean, rounded half to even.
     pub mean_ms: i64,
     /// Median.
     pub p50_ms: i64,

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Runs the tests of tokenmeter.
 #
-#   tests/run.sh [unit|integration|clients|lint|all] [--soak]
+#   tests/run.sh [unit|integration|load|clients|lint|all] [--soak]
 #
 #   lint         format, clippy, dependency policy, contracts, scripts
 #   unit         tests inside the crates; needs nothing but Rust
 #   integration  tests against the built binary and against files
-#   clients      the client libraries; this version has none
+#   load         tests of the released binary under a load of a million events
+#   clients      the client library for Rust; this version has no others
 #   all          all of these, the default
 #   --soak       ten times as many rounds where a test has rounds
 #
@@ -32,13 +33,13 @@ stages=()
 rounds=1
 for word in "$@"; do
     case $word in
-    lint | unit | integration | clients) stages+=("$word") ;;
-    all) stages=(lint unit integration clients) ;;
+    lint | unit | integration | load | clients) stages+=("$word") ;;
+    all) stages=(lint unit integration load clients) ;;
     --soak) rounds=10 ;;
     *) usage ;;
     esac
 done
-[[ ${#stages[@]} -gt 0 ]] || stages=(lint unit integration clients)
+[[ ${#stages[@]} -gt 0 ]] || stages=(lint unit integration load clients)
 
 export TOKENMETER_TOOLS=${TOKENMETER_TOOLS:-$HOME/.cache/tokenmeter-tools}
 export PATH=$TOKENMETER_TOOLS/bin:$PATH
@@ -64,7 +65,7 @@ tests() {
 lint() {
     tests/tools.sh lint
     step cargo fmt --all --check
-    step cargo clippy --locked --workspace --all-targets -- -D warnings
+    step cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
     # Advisories are left out: they need a database from the network and change without the code
     # changing. `cargo deny check advisories` asks for them.
     step cargo deny --locked --log-level error check bans licenses sources
@@ -104,10 +105,25 @@ integration() {
         --features planted-faults --test faults -- --nocapture | tee -a "$scratch/results"
 }
 
+load() {
+    step cargo build --locked --release --package tokenmeter --bins
+    TOKENMETER_BIN=${CARGO_TARGET_DIR:-target}/release/tokenmeter
+    TOKENMETER_BIN=$(realpath "$TOKENMETER_BIN")
+    export TOKENMETER_BIN
+    # With what it measured on the output.
+    step cargo test --locked --profile "$TOKENMETER_PROFILE" --package tokenmeter-tests \
+        --features load --test load -- --nocapture | tee -a "$scratch/results"
+}
+
 clients() {
     tests/tools.sh clients
-    echo "this version has no client libraries; this stage will build and test those of Rust, Python,"
-    echo "TypeScript and Go against the built binary"
+    step cargo build --locked --profile "$TOKENMETER_PROFILE" --workspace --bins
+    # Unit, doc and integration tests, the example, and the feature that is off by default.
+    step cargo build --locked --profile "$TOKENMETER_PROFILE" --package tokenmeter-client --examples
+    step cargo test --locked --profile "$TOKENMETER_PROFILE" --package tokenmeter-client |
+        tee -a "$scratch/results"
+    step cargo clippy --locked --package tokenmeter-client --all-features --all-targets -- -D warnings
+    echo "clients for Python, TypeScript and Go come in a later version"
 }
 
 failed=0
@@ -123,6 +139,7 @@ for stage in "${stages[@]}"; do
         lint) lint ;;
         unit) unit ;;
         integration) integration ;;
+        load) load ;;
         clients) clients ;;
         esac
     )

@@ -65,7 +65,7 @@ fn seconds_from_now(seconds: i64) -> prost_types::Timestamp {
     }
 }
 
-fn label(key: impl Into<String>, value: impl Into<String>) -> v1::Label {
+pub(crate) fn label(key: impl Into<String>, value: impl Into<String>) -> v1::Label {
     v1::Label {
         key: key.into(),
         value: value.into(),
@@ -73,8 +73,8 @@ fn label(key: impl Into<String>, value: impl Into<String>) -> v1::Label {
 }
 
 /// A setter of every text of an event, with its field.
-type SetText = fn(&mut v1::UsageEvent, String);
-const TEXTS: [(&str, SetText); 13] = [
+pub(crate) type SetText = fn(&mut v1::UsageEvent, String);
+pub(crate) const TEXTS: [(&str, SetText); 13] = [
     ("event_id", |e, text| e.event_id = text),
     ("user_id", |e, text| e.user_id = text),
     ("team_id", |e, text| e.team_id = text),

@@ -143,6 +143,17 @@ impl Server {
         self.process.id()
     }
 
+    /// Its resident memory in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()));
+        let status = status.expect("the server runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number
+            .and_then(|number| number.parse().ok())
+            .expect("a number of KiB")
+    }
+
     /// The folder that it runs in.
     pub fn folder(&self) -> &Path {
         &self.start.folder

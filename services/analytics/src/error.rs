@@ -6,6 +6,8 @@ use tokenmeter_api::v1::ErrorReason;
 use tokenmeter_model::bounds::Violation;
 use tokenmeter_store::ledger;
 
+use crate::live::token::TokenError;
+
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -21,6 +23,15 @@ pub enum Error {
     /// There is no such session, or the caller may not know of it.
     #[error("session {0} not found")]
     NoSession(String),
+    /// The resume token cannot be used.
+    #[error(transparent)]
+    ResumeToken(#[from] TokenError),
+    /// The stream has no place.
+    #[error("{}", .0.message)]
+    NoPlace(Box<Failure>),
+    /// The server shuts down.
+    #[error("shutting down")]
+    ShuttingDown,
     /// The ledger could not answer.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
@@ -29,6 +40,33 @@ pub enum Error {
 impl From<tokenmeter_identity::Denied> for Error {
     fn from(_: tokenmeter_identity::Denied) -> Self {
         Self::Denied
+    }
+}
+
+impl From<Failure> for Error {
+    /// What `Streams` refuses with.
+    fn from(failure: Failure) -> Self {
+        Self::NoPlace(Box::new(failure))
+    }
+}
+
+impl From<TokenError> for Failure {
+    fn from(error: TokenError) -> Self {
+        match &error {
+            TokenError::Invalid => Self::new(
+                ErrorReason::ResumeTokenInvalid,
+                format!("{error}; send it as it came, or leave it empty"),
+            ),
+            TokenError::OtherFilter => Self::new(
+                ErrorReason::ResumeTokenFilterMismatch,
+                format!("{error}; send the request that it was issued for, or leave it empty"),
+            ),
+            TokenError::Expired { oldest } => {
+                let text = format!("{error}; go on with oldest_resume_token of the metadata");
+                Self::new(ErrorReason::ResumeTokenExpired, text)
+                    .metadata("oldest_resume_token", oldest)
+            }
+        }
     }
 }
 
@@ -51,6 +89,12 @@ impl From<Error> for Failure {
                 Self::new(ErrorReason::NotFound, "there is no such session with usage")
                     .resource("session", id)
             }
+            Error::ResumeToken(error) => error.into(),
+            Error::NoPlace(failure) => *failure,
+            Error::ShuttingDown => Self::new(
+                ErrorReason::ShuttingDown,
+                "the server is shutting down; connect again with the last resume token",
+            ),
             Error::Ledger(error) => {
                 // The text is for the log; callers are told the kind of fault.
                 tracing::error!(%error, "reading");

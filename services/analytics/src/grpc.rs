@@ -1,6 +1,7 @@
 //! The contract `AnalyticsService`: convert, call, convert back. What this version does not answer
 //! is refused before it gets here (`tokenmeter_identity::TABLE`).
 
+use futures_util::StreamExt as _;
 use tokenmeter_api::convert::{event, time};
 use tokenmeter_api::v1;
 use tokenmeter_api::v1::analytics_service_server::AnalyticsService;
@@ -8,9 +9,11 @@ use tokenmeter_identity::Caller;
 use tokenmeter_model::bounds::Violation;
 use tokenmeter_store::ledger::reports::{Part, SessionOrder, SessionQuery, ToolQuery};
 use tokenmeter_store::ledger::{EventQuery, Range, ServiceQuery};
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use crate::error::Error;
+use crate::live::{self, Live};
 use crate::periods::{PeriodQuery, sum};
 use crate::service::{Analytics, Interval};
 use crate::wire::{self, latency, models};
@@ -25,14 +28,19 @@ const MAX_CURRENT_MODELS: usize = 100;
 /// [`Analytics`] over gRPC.
 pub struct Grpc {
     analytics: Analytics,
+    live: Live,
     /// The ledger's epoch, which every position starts with.
     epoch: String,
 }
 
 impl Grpc {
     /// The service, with the epoch of its ledger.
-    pub fn new(analytics: Analytics, epoch: String) -> Self {
-        Self { analytics, epoch }
+    pub fn new(analytics: Analytics, live: Live, epoch: String) -> Self {
+        Self {
+            analytics,
+            live,
+            epoch,
+        }
     }
 }
 
@@ -324,6 +332,25 @@ impl AnalyticsService for Grpc {
                 .collect(),
             next_page_token: next.unwrap_or_default(),
         }))
+    }
+
+    async fn stream_token_events(
+        &self,
+        request: Request<v1::StreamTokenEventsRequest>,
+    ) -> Result<Response<BoxStream<v1::StreamTokenEventsResponse>>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let heartbeat = live::wire::interval(asked.heartbeat_interval)?;
+        let filter = live::wire::asked(asked.filter)?;
+        let items = self
+            .live
+            .subscribe(&caller, filter, &asked.resume_token, heartbeat)?;
+        let epoch = self.epoch.clone();
+        let responses = items.map(move |item| match item {
+            Ok(item) => Ok(live::wire::response(item, &epoch)),
+            Err(error) => Err(error.into()),
+        });
+        Ok(Response::new(Box::pin(responses)))
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod error;
 mod grpc;
+pub mod live;
 mod messages;
 mod paging;
 mod periods;
@@ -16,6 +17,7 @@ mod wire;
 
 pub use error::Error;
 pub use grpc::Grpc;
+pub use live::Live;
 pub use periods::{Period, PeriodPage, PeriodQuery};
 pub use service::Analytics;
 pub use sessions::{ListedSession, SessionPage};

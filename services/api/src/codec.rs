@@ -92,6 +92,44 @@ fn undecodable(name: &str, error: &DecodeError) -> Status {
         .into()
 }
 
+/// What a status of tonic says of a message that it did not take, in the words of the contract; none
+/// for any other status, and for one that speaks those words already.
+///
+/// tonic refuses a message past the bound with OUT_OF_RANGE, or RESOURCE_EXHAUSTED if it was
+/// compressed, and no details.
+pub fn too_large(status: &Status, max_message_bytes: usize) -> Option<Failure> {
+    let tells = match status.code() {
+        Code::OutOfRange => "message length too large",
+        Code::ResourceExhausted => "Error decompressing: size limit",
+        _ => return None,
+    };
+    if !status.message().contains(tells) {
+        return None;
+    }
+    let failure = Failure::new(
+        ErrorReason::MessageTooLarge,
+        format!(
+            "the message is larger than {max_message_bytes} bytes; send fewer events a message"
+        ),
+    );
+    Some(failure.metadata("max_message_bytes", max_message_bytes.to_string()))
+}
+
+/// The status that ends a stream whose next message could not be read: [`too_large`] or undecodable in
+/// the words of the contract, and what else it is, such as a broken connection, as it is.
+pub fn unreadable(status: Status, max_message_bytes: usize) -> Status {
+    if let Some(failure) = too_large(&status, max_message_bytes) {
+        return failure.into();
+    }
+    let bare = status.details().is_empty();
+    match status.code() {
+        Code::InvalidArgument | Code::Internal if bare => {
+            Failure::new(ErrorReason::MessageUndecodable, status.message()).into()
+        }
+        _ => status,
+    }
+}
+
 /// Splits prost's text `failed to decode Protobuf message: Inner.field: Outer.field: cause` into
 /// the innermost field and the cause. prost lists the innermost field first and gives no other
 /// access to it; `tests/it/codec.rs` notices should that change.

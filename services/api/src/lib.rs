@@ -6,8 +6,10 @@
 
 pub mod codec;
 pub mod convert;
+pub mod json;
 pub mod page;
 pub mod status;
+pub mod streams;
 
 /// The domain of every `google.rpc.ErrorInfo` that the service sends.
 pub const DOMAIN: &str = "tokenmeter.v1";

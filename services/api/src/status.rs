@@ -116,19 +116,24 @@ impl From<Vec<Violation>> for Failure {
             [first, rest @ ..] => format!("{first}; and {} more", rest.len()),
             [] => "the request is invalid".to_owned(),
         };
-        let reason = match violations.first().map(|violation| violation.kind) {
-            Some(Kind::EventIdMissing) => ErrorReason::EventIdMissing,
-            Some(Kind::UsageMissing) => ErrorReason::UsageMissing,
-            Some(Kind::TooManyLines) => ErrorReason::TooManyLines,
-            Some(Kind::TimeInFuture) => ErrorReason::EventTimeInFuture,
-            Some(Kind::Range) => ErrorReason::RangeInvalid,
-            Some(Kind::Field) | None => ErrorReason::FieldInvalid,
-        };
+        let reason = reason_of_violations(&violations);
         violations
             .into_iter()
             .fold(Self::new(reason, text), |failure, violation| {
                 failure.violation(violation.field, violation.description)
             })
+    }
+}
+
+/// The reason that a refusal for these violations names: that of the first one's kind.
+pub fn reason_of_violations(violations: &[Violation]) -> ErrorReason {
+    match violations.first().map(|violation| violation.kind) {
+        Some(Kind::EventIdMissing) => ErrorReason::EventIdMissing,
+        Some(Kind::UsageMissing) => ErrorReason::UsageMissing,
+        Some(Kind::TooManyLines) => ErrorReason::TooManyLines,
+        Some(Kind::TimeInFuture) => ErrorReason::EventTimeInFuture,
+        Some(Kind::Range) => ErrorReason::RangeInvalid,
+        Some(Kind::Field) | None => ErrorReason::FieldInvalid,
     }
 }
 

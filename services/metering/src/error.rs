@@ -1,10 +1,14 @@
 //! Why an event was not recorded, and what the caller is told.
 
-use tokenmeter_api::status::{Failure, reason_of, request_conflict};
+use tokenmeter_api::status::{Failure, name_of, reason_of, reason_of_violations, request_conflict};
 use tokenmeter_api::v1::ErrorReason;
 use tokenmeter_model::bounds::Violation;
+use tokenmeter_model::fault::Fault;
 use tokenmeter_model::provider;
 use tokenmeter_store::ledger;
+
+use crate::service::wrong_size;
+use crate::stream::End;
 
 /// Why an event was not recorded. In every case nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +53,27 @@ pub enum Error {
     /// The ledger could not answer.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
+}
+
+impl Error {
+    /// The reason that the caller is told, as the contract names it, for metrics.
+    pub(crate) fn reason_name(&self) -> &'static str {
+        name_of(match self {
+            Self::Invalid(violations) => reason_of_violations(violations),
+            Self::Usage(error) => return error.reason(),
+            Self::UnknownProvider(_) | Self::UnreadProvider(_) => ErrorReason::UnknownProvider,
+            Self::Conflict { .. } | Self::ItemConflict { .. } => ErrorReason::EventConflict,
+            Self::Voided(_) => ErrorReason::EventVoided,
+            Self::NoEvent(_) => ErrorReason::NotFound,
+            Self::RequestConflict(_) => ErrorReason::RequestIdConflict,
+            Self::Ledger(error) => match error.fault() {
+                Fault::Unavailable => ErrorReason::LedgerUnavailable,
+                Fault::Overloaded => ErrorReason::Overloaded,
+                Fault::OutOfRange => ErrorReason::CostOutOfRange,
+                Fault::Corrupt => ErrorReason::Internal,
+            },
+        })
+    }
 }
 
 impl From<Error> for Failure {
@@ -105,6 +130,29 @@ impl From<Error> for Failure {
     }
 }
 
+/// What the client is told at the end of its stream; nothing if all is well. Messages that could not
+/// be read tell their own story (`tokenmeter_api::codec::unreadable`).
+pub(crate) fn stream_end<E>(end: &End<E>) -> Option<Failure> {
+    match end {
+        End::Closed => None,
+        End::Size(events) => Some(wrong_size(*events).into()),
+        End::ShuttingDown => Some(Failure::new(
+            ErrorReason::ShuttingDown,
+            "the server is shutting down; what has a result stands, connect again and send the rest \
+             again",
+        )),
+        End::AcksUnread => Some(Failure::new(
+            ErrorReason::AcksUnread,
+            "results stayed unread for too long; send events without a result again with the same \
+             ids, and read while you send",
+        )),
+        End::Unreadable(_) | End::Gone => Some(Failure::new(
+            ErrorReason::Internal,
+            "an internal error; what has a result stands, send the rest again",
+        )),
+    }
+}
+
 /// Says which providers are known instead of `name`.
 fn unknown_provider(field: &str, name: &str, what: &str, mend: &str) -> Failure {
     let known: Vec<_> = provider::Provider::ALL
@@ -116,4 +164,38 @@ fn unknown_provider(field: &str, name: &str, what: &str, mend: &str) -> Failure 
         known.join(", ")
     );
     Failure::new(ErrorReason::UnknownProvider, format!("{field}: {text}")).violation(field, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_name_the_reason_that_the_caller_is_told() {
+        let errors = [
+            Error::Invalid(vec![Violation::new("events", "is empty")]),
+            Error::Usage(provider::Error::ModelMissing),
+            Error::UnknownProvider("x".into()),
+            Error::UnreadProvider("x".into()),
+            Error::Conflict {
+                event_id: "e".into(),
+                differing: vec!["lines"],
+            },
+            Error::ItemConflict {
+                field: "message_id",
+                id: "m".into(),
+            },
+            Error::Voided("e".into()),
+            Error::NoEvent("e".into()),
+            Error::RequestConflict("r".into()),
+            ledger::Error::Unavailable("x".into()).into(),
+            ledger::Error::Overloaded(1).into(),
+            ledger::Error::OutOfRange("x".into()).into(),
+            ledger::Error::Corrupt("x".into()).into(),
+        ];
+        for error in errors {
+            let name = error.reason_name();
+            assert_eq!(name, name_of(Failure::from(error).reason));
+        }
+    }
 }

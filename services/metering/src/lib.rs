@@ -1,18 +1,19 @@
 //! Recording what model calls used: checked, turned into disjoint counts, priced, and recorded
 //! exactly once.
 //!
-//! The rule of this crate: `grpc.rs` converts, calls, converts back; `service.rs`, `items.rs` and
-//! `void.rs` know no proto;
-//! `error.rs` says in one place what a caller is told.
+//! The rule of this crate: `grpc.rs` converts, calls, converts back; `service.rs`, `stream.rs`,
+//! `items.rs` and `void.rs` know no proto; `error.rs` says in one place what a caller is told.
 
 mod error;
 mod grpc;
 mod items;
+pub mod metrics;
 mod service;
+pub mod stream;
 mod void;
 
 pub use error::Error;
-pub use grpc::Grpc;
+pub use grpc::{Grpc, StreamSettings};
 pub use items::RecordedItem;
 pub use service::{Metering, Recorded};
 pub use void::VoidedUsage;

@@ -1,6 +1,7 @@
 //! From drafts to what stands in the ledger.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokenmeter_identity::Caller;
 use tokenmeter_model::bounds::{MAX_BATCH_EVENTS, Violation};
@@ -13,8 +14,13 @@ use tokenmeter_store::clock::Clock;
 use tokenmeter_store::ledger::{self, Ledger, Submission};
 
 use crate::error::Error;
+use crate::metrics;
 
-/// Records usage.
+/// How long a message of a stream waits before it tries a full queue again.
+const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(20);
+
+/// Records usage. Clones are the same service.
+#[derive(Clone)]
 pub struct Metering {
     pub(crate) ledger: Arc<dyn Ledger>,
     books: Arc<Books>,
@@ -71,12 +77,48 @@ impl Metering {
         drafts: Vec<Result<Draft, Vec<Violation>>>,
     ) -> Result<Vec<Result<Recorded, Error>>, Error> {
         if drafts.is_empty() || drafts.len() > MAX_BATCH_EVENTS {
-            let text = format!(
-                "{} events is out of bounds; send 1 to {MAX_BATCH_EVENTS} events",
-                drafts.len()
-            );
-            return Err(Error::Invalid(vec![Violation::new("events", text)]));
+            let error = wrong_size(drafts.len());
+            metrics::count_refused(error.reason_name(), drafts.len() as u64);
+            return Err(error);
         }
+        self.record_all(caller, drafts, WhenFull::Refuse).await
+    }
+
+    /// The same for a message of a stream, whose size was checked: a full queue before the ledger is
+    /// waited for, because who has a stream open is held up by not being read from, and not refused.
+    ///
+    /// # Errors
+    /// Why nothing of it was tried: the ledger.
+    pub async fn record_streamed(
+        &self,
+        caller: &Caller,
+        drafts: Vec<Result<Draft, Vec<Violation>>>,
+    ) -> Result<Vec<Result<Recorded, Error>>, Error> {
+        self.record_all(caller, drafts, WhenFull::Wait).await
+    }
+
+    /// Records, and counts what came of it.
+    async fn record_all(
+        &self,
+        caller: &Caller,
+        drafts: Vec<Result<Draft, Vec<Violation>>>,
+        when_full: WhenFull,
+    ) -> Result<Vec<Result<Recorded, Error>>, Error> {
+        let events = drafts.len() as u64;
+        let results = self.try_all(caller, drafts, when_full).await;
+        match &results {
+            Ok(results) => metrics::count(results),
+            Err(error) => metrics::count_refused(error.reason_name(), events),
+        }
+        results
+    }
+
+    async fn try_all(
+        &self,
+        caller: &Caller,
+        drafts: Vec<Result<Draft, Vec<Violation>>>,
+        when_full: WhenFull,
+    ) -> Result<Vec<Result<Recorded, Error>>, Error> {
         let book = self.books.of(&caller.tenant).await?;
         let now_us = (self.clock)();
         let mut submissions = Vec::with_capacity(drafts.len());
@@ -88,7 +130,7 @@ impl Metering {
             results.push(prepared.map(|submission| submissions.push(submission)));
         }
         let submissions: Arc<[Submission]> = submissions.into();
-        let outcomes = self.ledger.record(Arc::clone(&submissions)).await?;
+        let outcomes = self.submit(&submissions, when_full).await?;
         let mut recorded = submissions.iter().zip(outcomes);
         Ok(results
             .into_iter()
@@ -101,6 +143,34 @@ impl Metering {
             })
             .collect())
     }
+
+    async fn submit(
+        &self,
+        submissions: &Arc<[Submission]>,
+        when_full: WhenFull,
+    ) -> Result<Vec<Result<ledger::Outcome, ledger::Error>>, ledger::Error> {
+        loop {
+            match self.ledger.record(Arc::clone(submissions)).await {
+                Err(ledger::Error::Overloaded(_)) if when_full == WhenFull::Wait => {
+                    tokio::time::sleep(FULL_QUEUE_PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// What to do when the queue before the ledger is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WhenFull {
+    Refuse,
+    Wait,
+}
+
+/// Why a message with so many events is refused.
+pub(crate) fn wrong_size(events: usize) -> Error {
+    let text = format!("{events} events is out of bounds; send 1 to {MAX_BATCH_EVENTS} events");
+    Error::Invalid(vec![Violation::new("events", text)])
 }
 
 /// What stands after an outcome.

@@ -18,6 +18,8 @@ pub enum Planted {
     SkipTotals,
     /// A void leaves totals alone: breaks the sum of totals and events less voids.
     SkipVoidTotals,
+    /// A subscriber that fell behind goes on with what is still kept: breaks feed_complete.
+    SkipWhatIsBehind,
 }
 
 #[cfg(feature = "planted-faults")]

@@ -7,4 +7,6 @@ pub mod books;
 pub mod clock;
 pub mod fault;
 pub mod ledger;
+pub mod metrics;
 pub mod sqlite;
+pub mod tail;

@@ -128,6 +128,23 @@ macro_rules! ledger_suite {
                 conformance::bounded(ledger, stall).await;
             }
 
+            #[tokio::test]
+            async fn the_log_folds_to_the_totals() {
+                let (ledger, _kept) = $open().await;
+                conformance::feed::the_log_folds_to_the_totals(&ledger).await;
+            }
+
+            #[test]
+            fn feed_complete() {
+                conformance::feed::feed_complete(|| $open());
+            }
+
+            #[tokio::test]
+            async fn those_behind_do_not_hold_up_the_one_at_the_end() {
+                let (ledger, _kept) = $open().await;
+                conformance::feed::those_behind_do_not_hold_up_the_one_at_the_end(ledger).await;
+            }
+
             #[test]
             fn totals_equal_the_reference_at_every_step() {
                 conformance::model::totals_equal_the_reference_at_every_step(|| $open());

@@ -36,6 +36,11 @@ impl Client {
         Self { channels }
     }
 
+    /// One of the connections; numbers share them out evenly.
+    pub(crate) fn channel(&self, number: usize) -> Channel {
+        self.channels[number % CONNECTIONS].clone()
+    }
+
     /// Calls with what `work` holds until the time is over or nothing is left. `call` answers how
     /// much a call did.
     async fn slice<T, F>(
@@ -52,7 +57,7 @@ impl Client {
         let started = Instant::now();
         let mut callers = JoinSet::new();
         for caller in 0..in_flight {
-            let channel = self.channels[caller % CONNECTIONS].clone();
+            let channel = self.channel(caller);
             let (work, call) = (work.clone(), call.clone());
             callers.spawn(async move {
                 let mut tally = Tally::default();
@@ -127,7 +132,8 @@ fn empty() -> Request<v1::GetCallerRequest> {
     with_tenant("tenant-00", v1::GetCallerRequest::default())
 }
 
-fn recorded(result: v1::RecordResult) -> u64 {
+/// 1 for a result that says that the event was recorded now, and priced.
+pub(crate) fn recorded(result: v1::RecordResult) -> u64 {
     match result.result {
         Some(v1::record_result::Result::Recorded(recorded)) => check(Some(recorded)),
         other => panic!("an event was not recorded: {other:?}"),
@@ -143,7 +149,7 @@ fn check(recorded: Option<v1::RecordedUsage>) -> u64 {
 }
 
 /// Requests that wait to be sent.
-struct Queue<T>(Arc<Mutex<dyn Iterator<Item = T> + Send>>);
+pub(crate) struct Queue<T>(Arc<Mutex<dyn Iterator<Item = T> + Send>>);
 
 impl<T> Clone for Queue<T> {
     fn clone(&self) -> Self {
@@ -156,7 +162,8 @@ impl<T: 'static> Queue<T> {
         Self(Arc::new(Mutex::new(requests)))
     }
 
-    fn take(&self) -> Option<T> {
+    /// The next; none if all are taken.
+    pub(crate) fn take(&self) -> Option<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).next()
     }
 }
@@ -165,7 +172,7 @@ impl<T: 'static> Queue<T> {
 pub(crate) struct Load {
     generator: Generator,
     events: usize,
-    in_flight: usize,
+    pub(crate) in_flight: usize,
     per_second: u64,
 }
 
@@ -186,7 +193,7 @@ impl Load {
     }
 
     /// Makes what a slice needs, so that making it is not measured.
-    fn prepare<T: Send + 'static>(
+    pub(crate) fn prepare<T: Send + 'static>(
         &mut self,
         slice: Duration,
         convert: impl Fn(Batch) -> T,
@@ -198,7 +205,8 @@ impl Load {
         Queue::new(made.into_iter())
     }
 
-    fn learn(&mut self, tally: &Tally) {
+    /// Remembers how fast it went, for the next slice.
+    pub(crate) fn learn(&mut self, tally: &Tally) {
         self.per_second = rate(tally);
     }
 }

@@ -27,7 +27,7 @@ impl Tally {
     }
 
     /// The time that this many per cent did not pass: nearest rank.
-    fn percentile(&mut self, percent: usize) -> u32 {
+    pub(crate) fn percentile(&mut self, percent: usize) -> u32 {
         self.micros.sort_unstable();
         let rank = (self.micros.len() * percent).div_ceil(100);
         self.micros
@@ -72,6 +72,12 @@ impl Case {
             floor_p50_us: floor.percentile(50),
             floor_p99_us: floor.percentile(99),
         }
+    }
+
+    /// Prints the line.
+    pub(crate) fn print(&self) {
+        let line = serde_json::to_string(self).expect("a case is JSON");
+        println!("{line}");
     }
 }
 

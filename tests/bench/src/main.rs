@@ -11,9 +11,11 @@
 
 mod client;
 mod data;
+mod fanout;
 mod figures;
 mod floor;
 mod record;
+mod stream;
 
 use std::path::PathBuf;
 
@@ -33,6 +35,10 @@ struct Cli {
 enum Bench {
     /// Recording events durably: cases record_batch_100 and record_unary_64
     Record(record::Options),
+    /// Telling many subscribers of each recorded event
+    Fanout(fanout::Options),
+    /// Recording events durably over open streams: case stream
+    Stream(stream::Options),
     /// A floor, as a process of its own
     #[command(hide = true)]
     Floor { folder: PathBuf, task: String },
@@ -42,6 +48,8 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     match Cli::parse().bench {
         Bench::Record(options) => record::run(&runtime, &options),
+        Bench::Fanout(options) => fanout::run(&runtime, &options),
+        Bench::Stream(options) => stream::run(&runtime, &options),
         Bench::Floor { folder, task } => runtime.block_on(floor::run(&folder, &task)),
     }
 }

@@ -14,29 +14,43 @@ use crate::figures::{Case, Tally};
 use crate::floor::{Floor, Task};
 
 /// Events of one call of `record_batch_100`.
-const CALL_EVENTS: usize = 100;
+pub(crate) const CALL_EVENTS: usize = 100;
 /// Calls whose events the server groups into one transaction at most (1,000 events).
 const GROUPED_CALLS: usize = 10;
 /// Calls in flight of `record_unary_64`.
 const UNARY_IN_FLIGHT: usize = 64;
 /// A slice that is not counted, so that files and caches are warm.
-const WARM_UP: Duration = Duration::from_secs(3);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(3);
 /// About how long a side runs before it is the other's turn, in seconds.
 const SLICE_SECONDS: u32 = 5;
 
-/// What `record` is told.
+/// What every benchmark of recording is told.
 #[derive(Debug, Args)]
-pub(crate) struct Options {
+pub(crate) struct Common {
     /// The ledger: sqlite: in a temporary folder of its own, or sqlite:FOLDER to make that folder
     /// there, which chooses the disk
     #[arg(long, default_value = "sqlite:", value_parser = folder)]
     ledger: PathBuf,
     /// How long each side of each case is measured, in seconds
     #[arg(long, default_value = "30", value_parser = clap::value_parser!(u32).range(1..=3_600))]
-    seconds: u32,
+    pub(crate) seconds: u32,
     /// What the events are made from
     #[arg(long, default_value = "20261121")]
-    seed: u64,
+    pub(crate) seed: u64,
+}
+
+impl Common {
+    /// Tells how to repeat the run.
+    pub(crate) fn announce(&self) {
+        eprintln!("seed {}, {} s a side", self.seed, self.seconds);
+    }
+}
+
+/// What `record` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    common: Common,
     /// Only this case
     #[arg(long)]
     case: Option<String>,
@@ -45,7 +59,7 @@ pub(crate) struct Options {
     batches_in_flight: usize,
 }
 
-fn folder(url: &str) -> Result<PathBuf, String> {
+pub(crate) fn folder(url: &str) -> Result<PathBuf, String> {
     match url.strip_prefix("sqlite:") {
         Some("") => Ok(std::env::temp_dir()),
         Some(folder) => Ok(folder.into()),
@@ -55,31 +69,30 @@ fn folder(url: &str) -> Result<PathBuf, String> {
 
 /// Runs the cases and prints a line for each.
 pub(crate) fn run(runtime: &Runtime, options: &Options) {
-    eprintln!("seed {}, {} s a side", options.seed, options.seconds);
+    options.common.announce();
     for (name, case) in [
         ("record_batch_100", batch as fn(&Runtime, &Options) -> Case),
         ("record_unary_64", unary),
     ] {
         if options.case.as_deref().is_none_or(|only| only == name) {
             eprintln!("{name}");
-            let line = serde_json::to_string(&case(runtime, options)).expect("a case is JSON");
-            println!("{line}");
+            case(runtime, options).print();
         }
     }
 }
 
 fn batch(runtime: &Runtime, options: &Options) -> Case {
-    let folder = new_folder(options);
+    let folder = new_folder(&options.common);
     let server = serve(&folder);
     let client = runtime.block_on(Client::connect(server.address()));
     let start_us = now_us();
-    let generator = Generator::new(options.seed, start_us);
+    let generator = Generator::new(options.common.seed, start_us);
     let mut load = Load::new(generator, CALL_EVENTS, options.batches_in_flight, 50_000);
     let ours = runtime.block_on(client.batches(&mut load, WARM_UP));
     eprintln!("  warm-up: {:.0} events/s", ours.per_second());
-    let mut floor = faster_floor(&folder, options.seed, start_us);
+    let mut floor = faster_floor(&folder, options.common.seed, start_us);
     let (ours, floor) = alternate(
-        options.seconds,
+        options.common.seconds,
         |slice| runtime.block_on(client.batches(&mut load, slice)),
         |slice| floor.slice(slice),
     );
@@ -87,7 +100,7 @@ fn batch(runtime: &Runtime, options: &Options) -> Case {
 }
 
 /// The floor with the faster size of transaction: what the server groups at most, or one call.
-fn faster_floor(folder: &TempDir, seed: u64, start_us: i64) -> Floor {
+pub(crate) fn faster_floor(folder: &TempDir, seed: u64, start_us: i64) -> Floor {
     let floors = [GROUPED_CALLS, 1].map(|calls| {
         let own = folder.path().join(format!("floor-{calls}"));
         std::fs::create_dir(&own).expect("a new folder");
@@ -114,15 +127,15 @@ fn faster_floor(folder: &TempDir, seed: u64, start_us: i64) -> Floor {
 }
 
 fn unary(runtime: &Runtime, options: &Options) -> Case {
-    let folder = new_folder(options);
+    let folder = new_folder(&options.common);
     let server = serve(&folder);
     let client = runtime.block_on(Client::connect(server.address()));
-    let generator = Generator::new(options.seed, now_us());
+    let generator = Generator::new(options.common.seed, now_us());
     let mut load = Load::new(generator, 1, UNARY_IN_FLIGHT, 30_000);
     runtime.block_on(client.unary(&mut load, WARM_UP));
     runtime.block_on(client.empty(UNARY_IN_FLIGHT, WARM_UP));
     let (ours, floor) = alternate(
-        options.seconds,
+        options.common.seconds,
         |slice| runtime.block_on(client.unary(&mut load, slice)),
         |slice| runtime.block_on(client.empty(UNARY_IN_FLIGHT, slice)),
     );
@@ -130,7 +143,7 @@ fn unary(runtime: &Runtime, options: &Options) -> Case {
 }
 
 /// Slices of ours and of the floor in turn, `seconds` each in all.
-fn alternate(
+pub(crate) fn alternate(
     seconds: u32,
     mut ours: impl FnMut(Duration) -> Tally,
     mut floor: impl FnMut(Duration) -> Tally,
@@ -153,7 +166,7 @@ fn alternate(
 }
 
 /// The binary as it is released, with its defaults, in a folder of its own.
-fn serve(folder: &TempDir) -> Server {
+pub(crate) fn serve(folder: &TempDir) -> Server {
     let own = folder.path().join("server");
     std::fs::create_dir(&own).expect("a new folder");
     Start::new(own)
@@ -161,14 +174,14 @@ fn serve(folder: &TempDir) -> Server {
         .serve()
 }
 
-fn new_folder(options: &Options) -> TempDir {
+pub(crate) fn new_folder(options: &Common) -> TempDir {
     tempfile::Builder::new()
         .prefix("tokenmeter-bench-")
         .tempdir_in(&options.ledger)
         .unwrap_or_else(|error| panic!("{}: {error}", options.ledger.display()))
 }
 
-fn now_us() -> i64 {
+pub(crate) fn now_us() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let micros = now.expect("the clock is past 1970").as_micros();
     i64::try_from(micros).expect("a time of this age")

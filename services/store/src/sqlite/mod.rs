@@ -5,6 +5,7 @@ mod correct;
 mod insert;
 mod items;
 mod lines;
+mod log;
 mod messages;
 mod prices;
 mod read;
@@ -39,8 +40,9 @@ use crate::ledger::correction::{
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
     Error, EventQuery, Ledger, Outcome, Range, Recorded, ServiceQuery, ServiceUsage, Session,
-    StoredPrice, Subject, Submission, UnpricedPage, log,
+    StoredPrice, Subject, Submission, UnpricedPage, log as ledger_log,
 };
+use crate::metrics;
 
 /// Events and items that may wait for the writer; more are refused with [`Error::Overloaded`].
 pub const MAX_QUEUED_EVENTS: usize = 16_384;
@@ -134,9 +136,11 @@ impl Sqlite {
             true => 0,
             false => u32::try_from(places).map_err(|_| overloaded())?,
         };
-        Arc::clone(&self.queue)
+        let queued = Arc::clone(&self.queue)
             .try_acquire_many_owned(places)
-            .map_err(|_| overloaded())
+            .map_err(|_| overloaded())?;
+        metrics::queued(MAX_QUEUED_EVENTS.saturating_sub(self.queue.available_permits()));
+        Ok(queued)
     }
 
     /// Hands a job to the writer and waits for its answer.
@@ -303,11 +307,11 @@ impl Ledger for Sqlite {
 
     async fn log(
         &self,
-        _tenant: &TenantId,
-        _after: i64,
-        _positions: i64,
-    ) -> Result<log::Page, Error> {
-        Err(Error::Unavailable("the log cannot be read yet".into()))
+        tenant: &TenantId,
+        after: i64,
+        positions: i64,
+    ) -> Result<ledger_log::Page, Error> {
+        log::page(&self.readers, tenant.as_str(), after, positions).await
     }
 
     fn secret(&self) -> &[u8] {

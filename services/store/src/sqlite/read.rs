@@ -213,7 +213,7 @@ const UNPRICED_EVENT: &str = " AND EXISTS (SELECT 1 FROM usage_lines AS u \
       AND u.kind = 'usage' AND u.unpriced_lines = 1 AND NOT EXISTS (\
         SELECT 1 FROM usage_lines AS c WHERE c.of_position = u.position))";
 
-async fn by_position(
+pub(super) async fn by_position(
     connection: &mut SqliteConnection,
     column: &'static str,
     positions: &[i64],
@@ -306,7 +306,7 @@ async fn corrections(
     Ok((reprices, voids))
 }
 
-fn add_quote(quote: &mut Quote, correction: &Quote) {
+pub(super) fn add_quote(quote: &mut Quote, correction: &Quote) {
     quote.cost_nano_usd += correction.cost_nano_usd;
     quote.cache_saving_nano_usd += correction.cache_saving_nano_usd;
     quote.cache_write_extra_nano_usd += correction.cache_write_extra_nano_usd;

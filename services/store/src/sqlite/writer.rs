@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection as _, Row as _};
@@ -14,11 +15,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use super::insert::{Bound, Insert};
 use super::lines::{self, NewLine};
 use super::totals::{self, Batch, Owner};
-use super::{correct, items, prices, read, unavailable};
+use super::{MAX_QUEUED_EVENTS, correct, items, prices, read, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{RepriceStep, Void, VoidOutcome};
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{Error, Outcome, Submission};
+use crate::metrics;
 
 /// Events that one transaction takes at most, whole calls aside: a call of 1,000 events may join a
 /// group of 999. More would make everybody in the group wait longer for little.
@@ -153,7 +155,9 @@ impl Writer {
     /// Records a group and answers each call in it.
     async fn record(&mut self, group: Vec<Batched<Submission, Result<Outcome, Error>>>) {
         let submissions: Vec<&Submission> = group.iter().flat_map(|one| one.batch.iter()).collect();
+        let started = Instant::now();
         let outcomes = self.write_parts(&submissions).await;
+        metrics::group_ended(submissions.len(), started.elapsed(), outcomes.is_err());
         answer(group, outcomes);
     }
 
@@ -316,7 +320,9 @@ fn answer<S, O>(group: Vec<Batched<S, O>>, outcomes: Result<Vec<O>, Error>) {
         };
         // The caller may have gone; what is committed stands all the same.
         let _ = reply.send(answer);
+        let queue = Arc::clone(queued.semaphore());
         drop(queued);
+        metrics::queued(MAX_QUEUED_EVENTS.saturating_sub(queue.available_permits()));
     }
 }
 

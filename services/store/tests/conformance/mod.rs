@@ -1,6 +1,7 @@
 //! What every ledger does. Each function takes a fresh, empty ledger.
 
 mod corrections;
+pub mod feed;
 pub mod items;
 pub mod model;
 pub mod reports;

@@ -10,7 +10,10 @@ use tokenmeter_model::price::Quote;
 use tokenmeter_model::totals::{BUCKET_US, Totals};
 use tokenmeter_store::ledger::correction::{Adjustment, RepriceQuery, RepriceStep, VoidOutcome};
 use tokenmeter_store::ledger::items::ItemOutcome;
-use tokenmeter_store::ledger::{EventQuery, Ledger, Outcome, Range, ServiceQuery, Subject, Voided};
+use tokenmeter_store::ledger::log::Change;
+use tokenmeter_store::ledger::{
+    EventQuery, Ledger, Outcome, Range, Recorded, ServiceQuery, Subject, Voided, reports,
+};
 
 use super::items::{champion, message, record_items, tool};
 use super::{T0, event, line, quote, record, request, submission, tenant};
@@ -199,6 +202,8 @@ where
                         Step::Void(id) => void(&ledger, &mut reference, &name, *id).await,
                     }
                     compare(&ledger, &reference).await;
+                    follow(&ledger, &reference).await;
+                    compare_items(&ledger, &known).await;
                 }
             });
             Ok(())
@@ -291,7 +296,7 @@ async fn send_items(ledger: &impl Ledger, known: &mut Items, sent: &[SentItem], 
 
 async fn void(ledger: &impl Ledger, reference: &mut Reference, name: &str, id: u8) {
     let id = format!("e{id}");
-    let now = T0 + i64::from(reference.len() as u32);
+    let now = T0 + i64::try_from(reference.len()).unwrap();
     let wanted = super::void("a", name, &id, &format!("because of {name}"), now);
     let outcome = ledger.void(wanted.clone()).await.unwrap();
     let Some(standing) = reference.get_mut(&id) else {
@@ -452,4 +457,93 @@ async fn compare(ledger: &impl Ledger, reference: &Reference) {
     assert_eq!(unpriced.total_lines, waiting);
     let listed: i64 = unpriced.models.iter().map(|model| model.lines).sum();
     assert_eq!(listed, waiting);
+}
+
+/// Who folds the log, a few positions at a time, arrives at what stands.
+async fn follow(ledger: &impl Ledger, reference: &Reference) {
+    let owner = tenant("a");
+    let last = *ledger.committed().borrow();
+    let mut folded: BTreeMap<String, Recorded> = BTreeMap::new();
+    let mut after = 0;
+    while after < last {
+        let page = ledger.log(&owner, after, 7).await.unwrap();
+        assert!(page.through > after, "the log stands still at {after}");
+        after = page.through;
+        for entry in page.entries {
+            let event = match &entry.change {
+                Change::Recorded(event) => event,
+                Change::Voided(event) => {
+                    assert!(event.voided.is_some());
+                    assert_eq!(event.quotes, folded[&event.event.event_id].quotes);
+                    event
+                }
+                Change::Repriced {
+                    event, previous, ..
+                } => {
+                    assert_eq!(*previous, folded[&event.event.event_id].quotes);
+                    event
+                }
+            };
+            folded.insert(event.event.event_id.clone(), event.clone());
+        }
+    }
+    assert_eq!(folded.len(), reference.len());
+    for (id, standing) in reference {
+        let event = &folded[id];
+        assert_eq!(event.event, standing.event);
+        assert_eq!(event.quotes, standing.quotes);
+        assert_eq!(event.voided, standing.voided);
+    }
+}
+
+/// Tools and messages read back as the items that stand.
+async fn compare_items(ledger: &impl Ledger, known: &Items) {
+    let owner = tenant("a");
+    let page = reports::Page {
+        limit: 100,
+        ..reports::Page::default()
+    };
+    let of_kind = |kind: u8| -> Vec<(u8, u8)> {
+        let items = known.iter().filter(|((of, _), _)| *of == kind);
+        items
+            .map(|((_, id), (contents, _))| (*id, contents[contents.len() - 1]))
+            .collect()
+    };
+    let tools = of_kind(0);
+    let used = ledger
+        .tools(&owner, &reports::ToolQuery::default(), page)
+        .await;
+    let used: Vec<_> = used
+        .unwrap()
+        .entries
+        .iter()
+        .map(|tool| (tool.calls, tool.failed, tool.estimated_tokens))
+        .collect();
+    let calls = i64::try_from(tools.len()).unwrap();
+    let ended = tools
+        .iter()
+        .map(|(_, content)| i64::from(*content >= 2))
+        .sum();
+    let tokens = tools.iter().map(|(_, content)| i64::from(*content)).sum();
+    let expected = if tools.is_empty() {
+        vec![]
+    } else {
+        vec![(calls, ended, tokens)]
+    };
+    assert_eq!(used, expected);
+    let messages = ledger.messages(&owner, "s", "", page).await.unwrap();
+    let mut listed: Vec<_> = messages
+        .entries
+        .into_iter()
+        .map(|message| match message {
+            reports::Message::Item(item) => (item.message_id, item.tokens),
+            reports::Message::Event(event) => panic!("{event:?}"),
+        })
+        .collect();
+    listed.sort();
+    let expected: Vec<_> = of_kind(1)
+        .into_iter()
+        .map(|(id, content)| (format!("i{id}"), Some(i64::from(content))))
+        .collect();
+    assert_eq!(listed, expected);
 }

@@ -2,23 +2,18 @@
 
 use std::time::Duration;
 
-use tokenmeter_api::v1;
-use tonic::codec::CompressionEncoding::{Gzip, Zstd};
+use tokenmeter_client::Options;
 use tonic::metadata::AsciiMetadataValue;
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
-use v1::admin_service_client::AdminServiceClient;
-use v1::analytics_service_client::AnalyticsServiceClient;
-use v1::metering_service_client::MeteringServiceClient;
+use tonic::transport::Endpoint;
 
 use super::error::{Error, innermost};
+
+pub(crate) use tokenmeter_client::Client;
 
 /// Heading of the client's options in `--help`.
 pub(crate) const HEADING: &str = "Client options";
 /// The port of a server whose address names none.
-const PORT: u16 = 50_051;
+const PORT: u16 = tokenmeter_client::DEFAULT_PORT;
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// How long connecting may take.
@@ -71,10 +66,20 @@ impl ClientArgs {
     /// Connects.
     pub(crate) async fn connect(&self) -> Result<Client, Error> {
         let address = address(&self.server)?;
-        let caller = CallerMetadata {
-            tenant: metadata("--tenant", self.tenant.as_deref())?,
-            user: metadata("--as-user", self.as_user.as_deref())?,
-        };
+        let timeout = Duration::from_secs(self.timeout);
+        // Commands repeat what is worth it themselves, and say so while they do.
+        let mut options = Options::new(&address)
+            .attempts(1)
+            .deadline(timeout)
+            .max_message_bytes(MAX_ANSWER_BYTES);
+        if let Some(tenant) = &self.tenant {
+            metadata("--tenant", tenant)?;
+            options = options.tenant(tenant);
+        }
+        if let Some(user) = &self.as_user {
+            metadata("--as-user", user)?;
+            options = options.user(user);
+        }
         let unreachable = |error: &tonic::transport::Error| Error::Unreachable {
             address: address.clone(),
             cause: innermost(error),
@@ -82,12 +87,13 @@ impl ClientArgs {
         let channel = Endpoint::from_shared(address.clone())
             .map_err(|error| unreachable(&error))?
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(Duration::from_secs(self.timeout))
+            // Of streams too: until they are open.
+            .timeout(timeout)
             .tcp_nodelay(true)
             .connect()
             .await
             .map_err(|error| unreachable(&error))?;
-        Ok(Client { channel, caller })
+        Client::over(channel, options).map_err(|error| Error::other(error.to_string()))
     }
 }
 
@@ -122,61 +128,14 @@ fn address(given: &str) -> Result<String, Error> {
     })
 }
 
-fn metadata(flag: &str, value: Option<&str>) -> Result<Option<AsciiMetadataValue>, Error> {
-    value
-        .map(|value| {
-            value
-                .parse()
-                .map_err(|_| Error::Input(format!("{flag} takes visible ASCII characters only")))
-        })
-        .transpose()
-}
-
-/// Names tenant and user in every request.
-#[derive(Debug, Clone)]
-pub(crate) struct CallerMetadata {
-    tenant: Option<AsciiMetadataValue>,
-    user: Option<AsciiMetadataValue>,
-}
-
-impl Interceptor for CallerMetadata {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let metadata = request.metadata_mut();
-        if let Some(tenant) = &self.tenant {
-            metadata.insert("tokenmeter-tenant", tenant.clone());
-        }
-        if let Some(user) = &self.user {
-            metadata.insert("tokenmeter-user", user.clone());
-        }
-        Ok(request)
+/// A value that a header can carry.
+fn metadata(flag: &str, value: &str) -> Result<(), Error> {
+    match value.parse::<AsciiMetadataValue>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::Input(format!(
+            "{flag} takes visible ASCII characters only"
+        ))),
     }
-}
-
-/// A channel that says who asks.
-pub(crate) type Service = InterceptedService<Channel, CallerMetadata>;
-
-/// A connected client; cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) struct Client {
-    channel: Channel,
-    caller: CallerMetadata,
-}
-
-macro_rules! service {
-    ($name:ident, $client:ident) => {
-        pub(crate) fn $name(&self) -> $client<Service> {
-            $client::with_interceptor(self.channel.clone(), self.caller.clone())
-                .accept_compressed(Gzip)
-                .accept_compressed(Zstd)
-                .max_decoding_message_size(MAX_ANSWER_BYTES)
-        }
-    };
-}
-
-impl Client {
-    service!(metering, MeteringServiceClient);
-    service!(analytics, AnalyticsServiceClient);
-    service!(admin, AdminServiceClient);
 }
 
 #[cfg(test)]
@@ -200,14 +159,8 @@ mod tests {
     }
 
     #[test]
-    fn tenant_and_user_travel_as_metadata() {
-        let mut caller = CallerMetadata {
-            tenant: metadata("--tenant", Some("acme")).unwrap(),
-            user: metadata("--as-user", None).unwrap(),
-        };
-        let request = caller.call(Request::new(())).unwrap();
-        assert_eq!(request.metadata().get("tokenmeter-tenant").unwrap(), "acme");
-        assert!(request.metadata().get("tokenmeter-user").is_none());
-        assert!(metadata("--tenant", Some("a\nb")).is_err());
+    fn tenant_and_user_have_to_fit_into_a_header() {
+        assert!(metadata("--tenant", "acme").is_ok());
+        assert!(matches!(metadata("--tenant", "a\nb"), Err(Error::Input(_))));
     }
 }

@@ -18,6 +18,8 @@ pub(crate) const MAX_PAGE: usize = 250;
 #[derive(Debug, Subcommand)]
 pub(crate) enum EventsCommand {
     /// List recorded events, newest first.
+    ///
+    /// Example: tokenmeter events list --user ada --unpriced --limit 10
     List(Box<ListArgs>),
 }
 

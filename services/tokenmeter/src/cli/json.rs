@@ -153,6 +153,8 @@ pub(crate) struct Event<'a> {
     stop_reason: &'a str,
     normalized_stop_reason: String,
     voided: bool,
+    voided_time: Option<String>,
+    void_reason: &'a str,
     interim: bool,
     position: &'a str,
 }
@@ -222,6 +224,8 @@ impl<'a> From<&'a v1::RecordedEvent> for Event<'a> {
                 event.normalized_stop_reason().as_str_name(),
             ),
             voided: event.voided,
+            voided_time: time::format(event.voided_time.as_ref()),
+            void_reason: &event.void_reason,
             interim: event.interim,
             position: &event.position,
         }

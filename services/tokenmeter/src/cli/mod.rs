@@ -1,17 +1,23 @@
 //! The command line: a client of the server's own contracts, and `normalize`, which needs none.
 
 mod connect;
+mod corrections;
 mod error;
 mod events;
+mod export;
+mod files;
 mod import;
 mod json;
 mod normalize;
 mod prices;
 mod render;
+mod retry;
 mod rows;
 mod status;
 mod time;
+mod top;
 mod usage;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -48,6 +54,8 @@ pub(crate) enum Output {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server.
+    ///
+    /// Example: tokenmeter serve --listen 127.0.0.1:50051
     Serve(config::ServeArgs),
     /// Print or check the server's configuration.
     #[command(subcommand)]
@@ -55,6 +63,26 @@ enum Command {
     /// Record usage from files.
     #[command(subcommand)]
     Import(import::ImportCommand),
+    /// Write recorded events to a file, one JSON object a line.
+    ///
+    /// Example: tokenmeter export --from 2026-07-01 --to 2026-08-01 --out july.jsonl
+    Export(Box<export::ExportArgs>),
+    /// Show events as they happen.
+    ///
+    /// Example: tokenmeter watch --user ada --type recorded --token-file ada.token
+    Watch(Box<watch::WatchArgs>),
+    /// Show the sessions with most use, again and again.
+    ///
+    /// Example: tokenmeter top --by cost --interval 5
+    Top(top::TopArgs),
+    /// Take an event out of all totals.
+    ///
+    /// Example: tokenmeter void msg_01 --reason "recorded for the wrong user"
+    Void(corrections::VoidArgs),
+    /// Price recorded usage again with the price book as it is now.
+    ///
+    /// Example: tokenmeter reprice --provider openai --from 2026-07-01
+    Reprice(corrections::RepriceArgs),
     /// Totals of a user, a session, or all models.
     #[command(subcommand)]
     Usage(usage::UsageCommand),
@@ -65,10 +93,16 @@ enum Command {
     #[command(subcommand)]
     Prices(prices::PricesCommand),
     /// Turn recorded provider responses into disjoint counts; needs no server.
+    ///
+    /// Example: tokenmeter normalize responses.jsonl
     Normalize(normalize::NormalizeArgs),
     /// How the server is.
+    ///
+    /// Example: tokenmeter status --server meter.example:50051
     Status,
     /// This program's version.
+    ///
+    /// Example: tokenmeter version --output json
     Version,
 }
 
@@ -97,6 +131,11 @@ async fn dispatch(cli: Cli) -> Result<(), Error> {
         Command::Serve(args) => server::serve(args).await.map_err(Error::other),
         Command::Config(command) => config::run(command).map_err(Error::other),
         Command::Import(command) => import::run(command, &client, output).await,
+        Command::Export(args) => export::run(&args, &client, output).await,
+        Command::Watch(args) => watch::run(*args, &client, output).await,
+        Command::Top(args) => top::run(args, &client, output).await,
+        Command::Void(args) => corrections::void(args, &client, output).await,
+        Command::Reprice(args) => corrections::reprice(args, &client, output).await,
         Command::Usage(command) => usage::run(command, &client, output).await,
         Command::Events(command) => events::run(command, &client, output).await,
         Command::Prices(command) => prices::run(command, &client, output).await,
@@ -120,6 +159,32 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Every command that does something, by its words.
+    fn leaves(command: &clap::Command, words: &str, found: &mut Vec<(String, clap::Command)>) {
+        for sub in command
+            .get_subcommands()
+            .filter(|sub| sub.get_name() != "help")
+        {
+            let words = format!("{words} {}", sub.get_name());
+            match sub.has_subcommands() {
+                true => leaves(sub, &words, found),
+                false => found.push((words, sub.clone())),
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_explains_itself_with_an_example() {
+        let mut found = Vec::new();
+        leaves(&Cli::command(), "tokenmeter", &mut found);
+        assert!(found.len() > 20, "{}", found.len());
+        for (words, mut command) in found {
+            let help = command.render_long_help().to_string().replace('\n', " ");
+            let example = format!("Example: {words}");
+            assert!(help.contains(&example), "{words}: {help}");
+        }
+    }
+
     #[test]
     fn every_command_is_read() {
         for line in [
@@ -128,10 +193,23 @@ mod tests {
             "tokenmeter config check",
             "tokenmeter --server h:1 import provider-jsonl f --user u --label a=b --label c=d",
             "tokenmeter import provider-jsonl f --server h:1 --report json --strict --restart",
+            "tokenmeter import events-jsonl f.gz --team t --strict",
+            "tokenmeter import csv f --map input=a --map label.k=b --set model=m --time-unit ms",
+            "tokenmeter import csv f --no-header --map input=1 --time-zone Asia/Kolkata",
             "tokenmeter usage user",
             "tokenmeter usage user u --interval day --interval lifetime --output json",
             "tokenmeter usage session s",
             "tokenmeter usage models --from 2026-01-01 --to 2026-02-01T00:00:00Z --model m",
+            "tokenmeter export",
+            "tokenmeter export --from 2026-01-01 --to 2026-02-01 --user u --include-voided --out f",
+            "tokenmeter watch",
+            "tokenmeter watch --user u --session s --model m --model n --type voided --label a=b",
+            "tokenmeter watch --team t --resume T --count 3 --output json",
+            "tokenmeter top --by cost --interval 5 --limit 3 --user u --from 2026-01-01",
+            "tokenmeter top --once",
+            "tokenmeter void e --reason r --request-id i",
+            "tokenmeter reprice --from 2026-01-01 --provider p --model m --include-priced --dry-run",
+            "tokenmeter reprice --yes --request-id i",
             "tokenmeter events list --user u --session s --model m --limit 3",
             "tokenmeter prices list --provider p --all-versions",
             "tokenmeter prices import f --dry-run --provider p --provider q --problems",
@@ -151,7 +229,15 @@ mod tests {
             "tokenmeter",
             "tokenmeter import provider-jsonl",
             "tokenmeter import provider-jsonl f --label nokey",
+            "tokenmeter import csv f --map input",
+            "tokenmeter import csv f --map input=1 --time-unit s --time-zone UTC",
             "tokenmeter import provider-jsonl f --time yesterday",
+            "tokenmeter void e",
+            "tokenmeter reprice --dry-run --yes",
+            "tokenmeter watch --type nothing",
+            "tokenmeter watch --count 0",
+            "tokenmeter watch --resume T --token-file f",
+            "tokenmeter top --interval 0",
             "tokenmeter usage session",
             "tokenmeter usage user --interval year",
             "tokenmeter prices list --all-versions --at 2026-01-01T00:00:00Z",

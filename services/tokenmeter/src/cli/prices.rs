@@ -27,12 +27,20 @@ const MAX_PRICES: usize = 1_000;
 #[derive(Debug, Subcommand)]
 pub(crate) enum PricesCommand {
     /// List the price book, in USD per million tokens.
+    ///
+    /// Example: tokenmeter prices list --provider anthropic
     List(ListArgs),
     /// Import a model_prices_and_context_window.json, plain or gzip.
+    ///
+    /// Example: tokenmeter prices import model_prices_and_context_window.json --dry-run
     Import(ImportArgs),
     /// Set the prices of a price file.
+    ///
+    /// Example: tokenmeter prices set prices.toml --dry-run
     Set(SetArgs),
     /// List the models that were used and have no price.
+    ///
+    /// Example: tokenmeter prices unpriced
     Unpriced {
         /// List at most this many.
         #[arg(long, value_name = "N")]
@@ -111,7 +119,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 }
 
 /// The id of a request: the same for the same content and options, so that a retry is one.
-fn request_id(kind: &str, content: &[u8], options: &[&[u8]]) -> String {
+pub(crate) fn request_id(kind: &str, content: &[u8], options: &[&[u8]]) -> String {
     let mut hash = Sha256::new();
     for part in std::iter::once(&content).chain(options) {
         hash.update((part.len() as u64).to_le_bytes());

@@ -1,7 +1,7 @@
 //! What people see: tables, exact amounts, grouped digits.
 
 use std::borrow::Cow;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use tokenmeter_api::convert::money;
@@ -22,6 +22,56 @@ pub(crate) fn json<T: serde::Serialize>(value: &T) -> Result<(), Error> {
     let text = serde_json::to_string(value)
         .map_err(|error| Error::Input(format!("the answer cannot be written as JSON: {error}")))?;
     line(&text)
+}
+
+/// A colour of text on a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Colour {
+    /// For what goes well.
+    Green,
+    /// For what was taken back.
+    Red,
+    /// For what changed.
+    Yellow,
+    /// For all else.
+    Cyan,
+}
+
+/// Whether standard output is a terminal whose user wants colours (`NO_COLOR` says no).
+pub(crate) fn colours() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
+}
+
+/// Prints one line whose first word has a colour, if there is one.
+pub(crate) fn coloured(colour: Option<Colour>, word: &str, rest: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{} {}", paint(colour, word), printable(rest))?;
+    Ok(())
+}
+
+fn paint(colour: Option<Colour>, word: &str) -> String {
+    let word = printable(word);
+    let code = match colour {
+        None => return word.into_owned(),
+        Some(Colour::Red) => 31,
+        Some(Colour::Green) => 32,
+        Some(Colour::Yellow) => 33,
+        Some(Colour::Cyan) => 36,
+    };
+    format!("\u{1b}[{code}m{word}\u{1b}[0m")
+}
+
+/// Prints a text to the terminal in place of what is there.
+pub(crate) fn screen(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    // To the first line, each line cleared as it is written over, then what is left below.
+    write!(out, "\u{1b}[H")?;
+    for line in printable(text).lines() {
+        write!(out, "{line}\u{1b}[K\r\n")?;
+    }
+    write!(out, "\u{1b}[J")?;
+    out.flush()?;
+    Ok(())
 }
 
 /// Prints one line to standard error; that it may fail concerns nobody.
@@ -106,6 +156,13 @@ pub(crate) fn name(prefix: &str, name: &str) -> String {
 mod tests {
     use super::*;
     use tokenmeter_api::convert::money::from_nano_usd;
+
+    #[test]
+    fn a_terminal_obeys_colours_and_no_text() {
+        assert_eq!(paint(None, "a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
+        assert_eq!(paint(Some(Colour::Red), "a"), "\u{1b}[31ma\u{1b}[0m");
+        assert_eq!(printable("a\u{7}\u{9b}b\tc"), "a\u{fffd}\u{fffd}b\tc");
+    }
 
     #[test]
     fn counts_are_grouped_and_amounts_exact() {

@@ -14,6 +14,8 @@ use super::{Output, json, time};
 #[derive(Debug, Subcommand)]
 pub(crate) enum UsageCommand {
     /// Totals of one user over one or several intervals.
+    ///
+    /// Example: tokenmeter usage user ada --interval day --interval month
     User {
         /// The user; none means the caller.
         #[arg(default_value = "")]
@@ -23,11 +25,15 @@ pub(crate) enum UsageCommand {
         interval: Vec<Interval>,
     },
     /// Totals of one session, by model.
+    ///
+    /// Example: tokenmeter usage session s-1
     Session {
         /// The session.
         session: String,
     },
     /// Totals of the whole tenant by provider and model.
+    ///
+    /// Example: tokenmeter usage models --from 2026-07-01 --provider openai
     Models(ModelsArgs),
 }
 

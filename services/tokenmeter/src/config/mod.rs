@@ -79,6 +79,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "HTTP/2 streams open at once on one connection, 1 to 1000000; more wait",
     ),
     setting(
+        "max_open_streams",
+        "4096",
+        "Streaming RPCs open at once, 1 to 1000000; more are refused with TOO_MANY_STREAMS",
+    ),
+    setting(
         "request_timeout_ms",
         "30000",
         "Longest time for one unary call, in milliseconds, 1 to 3600000",
@@ -97,6 +102,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "log_format",
         "human",
         "How logs are written to standard error: human or json",
+    ),
+    setting(
+        "metrics_listen",
+        "",
+        "Address and port of the metrics page, http://ADDRESS/metrics for Prometheus, such as \
+         127.0.0.1:9464; port 0 takes a free one; empty serves none",
     ),
     setting(
         "otlp_endpoint",
@@ -142,10 +153,12 @@ pub(crate) struct Config {
     pub(crate) max_message_bytes: usize,
     pub(crate) max_concurrent_requests: usize,
     pub(crate) max_streams_per_connection: u32,
+    pub(crate) max_open_streams: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) shutdown_grace: Duration,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
+    pub(crate) metrics_listen: Option<SocketAddr>,
     pub(crate) otlp_endpoint: Option<String>,
 }
 
@@ -153,8 +166,12 @@ pub(crate) struct Config {
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Print the configuration in force as a commented file, with where each value comes from
+    ///
+    /// Example: tokenmeter config print > tokenmeter.toml
     Print(ServeArgs),
     /// Check the configuration and tell every error in it
+    ///
+    /// Example: tokenmeter config check --config tokenmeter.toml
     Check(ServeArgs),
 }
 

@@ -76,6 +76,7 @@ impl Config {
             max_message_bytes: from.number("max_message_bytes", 65_536..=67_108_864),
             max_concurrent_requests: from.number("max_concurrent_requests", 1..=1_000_000),
             max_streams_per_connection: from.number("max_streams_per_connection", 1..=1_000_000),
+            max_open_streams: from.number("max_open_streams", 1..=1_000_000),
             request_timeout: Duration::from_millis(
                 from.number("request_timeout_ms", 1..=3_600_000),
             ),
@@ -92,6 +93,12 @@ impl Config {
                 "human" => Ok(LogFormat::Human),
                 "json" => Ok(LogFormat::Json),
                 _ => Err("must be human or json".into()),
+            }),
+            metrics_listen: from.value("metrics_listen", None, |text| match text {
+                "" => Ok(None),
+                text => text.parse().map(Some).map_err(|_| {
+                    "must be an IP address and a port, such as 127.0.0.1:9464, or empty".into()
+                }),
             }),
             otlp_endpoint: from.value("otlp_endpoint", None, |url| match url {
                 "" => Ok(None),
@@ -191,10 +198,11 @@ mod tests {
             ("request_timeout_ms", "soon"),
             ("log", "a=b=c"),
             ("log_format", "xml"),
+            ("metrics_listen", "here"),
             ("otlp_endpoint", "here"),
         ])
         .unwrap_err();
-        assert_eq!(errors.len(), 11, "{errors:#?}");
+        assert_eq!(errors.len(), 12, "{errors:#?}");
         assert!(
             errors.iter().all(|error| error.contains("(from --")),
             "{errors:#?}"

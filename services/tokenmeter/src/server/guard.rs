@@ -6,9 +6,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response};
+use tokenmeter_api::codec;
 use tokenmeter_api::status::Failure;
 use tokenmeter_api::v1::ErrorReason;
 use tokio::sync::Semaphore;
@@ -17,6 +18,8 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
+
+use super::call::Call;
 
 /// Metadata that carries a request id, in and out.
 const REQUEST_ID: &str = "x-request-id";
@@ -118,51 +121,37 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let id = self.guard.request_id(request.headers());
         let path = request.uri().path();
+        let call = Call::begin(path, id.clone(), request.headers());
         // Health has to answer above all when everything else is busy.
         let bounded = path.starts_with("/tokenmeter.");
-        let call = if bounded {
+        let place = if bounded {
             match Arc::clone(&self.guard.calls).try_acquire_owned() {
-                Ok(call) => Some(call),
+                Ok(place) => Some(place),
                 Err(_) => {
-                    let draining = self.guard.draining.is_cancelled();
-                    return Box::pin(std::future::ready(Ok(refused(id, draining))));
+                    let response = refused(id, self.guard.draining.is_cancelled());
+                    return Box::pin(std::future::ready(Ok(call.answer(response))));
                 }
             }
         } else {
             None
         };
-        let span = tracing::debug_span!(
-            "rpc",
-            otel.kind = "server",
-            rpc.method = path,
-            request_id = id.to_str().unwrap_or_default(),
-            rpc.grpc.status_code = tracing::field::Empty,
-        );
-        super::telemetry::continue_trace(&span, request.headers());
+        let span = call.span();
         let max_message_bytes = self.guard.max_message_bytes;
         let timeout = self.guard.timeout;
-        let answer = self.inner.call(request);
-        let started = Instant::now();
+        let answer = span.in_scope(|| self.inner.call(request));
         let guarded = async move {
             let mut response = match tokio::time::timeout(timeout, answer).await {
                 Ok(answer) => answer?,
                 Err(_) => timed_out(timeout),
             };
-            drop(call);
+            drop(place);
             if let Some(better) = too_large(&response, max_message_bytes) {
                 response = better;
             } else if let Some(better) = bare(&response).filter(|_| bounded) {
                 response = better;
             }
-            let code = code(&response);
-            tracing::Span::current().record("rpc.grpc.status_code", code as i32);
-            if code == Code::Internal || code == Code::Unknown {
-                tracing::error!(?code, elapsed = ?started.elapsed(), "call failed");
-            } else {
-                tracing::debug!(?code, elapsed = ?started.elapsed(), "call answered");
-            }
             response.headers_mut().insert(REQUEST_ID, id);
-            Ok(response)
+            Ok(call.answer(response))
         };
         Box::pin(guarded.instrument(span))
     }
@@ -190,26 +179,13 @@ fn refused(id: HeaderValue, draining: bool) -> Response<Body> {
     response
 }
 
-/// tonic refuses a message past the bound with OUT_OF_RANGE, or RESOURCE_EXHAUSTED if it was
-/// compressed, and no details. The contract says RESOURCE_EXHAUSTED with `MESSAGE_TOO_LARGE`, the
-/// bound, and the mend.
+/// A message past the bound, told in the words of the contract.
 fn too_large(response: &Response<Body>, max_message_bytes: usize) -> Option<Response<Body>> {
-    let tells = match code(response) {
-        Code::OutOfRange => "message length too large",
-        Code::ResourceExhausted => "Error decompressing: size limit",
-        _ => return None,
-    };
-    let status = Status::from_header_map(response.headers())?;
-    if !status.message().contains(tells) {
+    if !matches!(code(response), Code::OutOfRange | Code::ResourceExhausted) {
         return None;
     }
-    let failure = Failure::new(
-        ErrorReason::MessageTooLarge,
-        format!(
-            "the message is larger than {max_message_bytes} bytes; send fewer events a message"
-        ),
-    )
-    .metadata("max_message_bytes", max_message_bytes.to_string());
+    let status = Status::from_header_map(response.headers())?;
+    let failure = codec::too_large(&status, max_message_bytes)?;
     Some(Status::from(failure).into_http())
 }
 

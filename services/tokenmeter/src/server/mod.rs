@@ -1,15 +1,23 @@
 //! The server: config → build → serve → drain.
 
+mod call;
 mod guard;
 mod health;
+mod metrics;
+mod page;
+mod process;
 mod telemetry;
 mod wiring;
 
 use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
@@ -26,10 +34,48 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), String> {
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|error| format!("listen: {} cannot be bound: {error}", config.listen))?;
+    let scrapes = scrapes(&config).await?;
     let stop = stop_signal().map_err(|error| format!("signals: {error}"))?;
-    let result = run(config, listener, stop).await;
+    let result = run(config, listener, scrapes, stop).await;
     telemetry.stop();
     result
+}
+
+/// The port of the metrics page and what is gathered for it, where one is configured.
+async fn scrapes(config: &Config) -> Result<Option<Scrapes>, String> {
+    let Some(address) = config.metrics_listen else {
+        return Ok(None);
+    };
+    let failed = |error| format!("metrics_listen: {address} cannot be bound: {error}");
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    process::start();
+    Ok(Some(Scrapes {
+        address: listener.local_addr().map_err(failed)?,
+        listener,
+        gathered: metrics::install()?,
+    }))
+}
+
+/// A bound port for scrapes.
+struct Scrapes {
+    listener: TcpListener,
+    address: SocketAddr,
+    gathered: PrometheusHandle,
+}
+
+impl Scrapes {
+    /// Serves the page until what it answers is dropped.
+    fn serve(self, config: &Config, node: &wiring::Node) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(metrics::upkeep(self.gathered.clone()));
+        let source = metrics::Source {
+            gathered: self.gathered,
+            ledger: Arc::clone(&node.ledger),
+            file: config.ledger.clone(),
+        };
+        tasks.spawn(page::serve(self.listener, source));
+        tasks
+    }
 }
 
 /// Resolves at the first SIGTERM or SIGINT.
@@ -48,6 +94,7 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 async fn run(
     config: Config,
     listener: TcpListener,
+    scrapes: Option<Scrapes>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), String> {
     let address = listener
@@ -55,7 +102,10 @@ async fn run(
         .map_err(|error| format!("listen: {error}"))?;
     let draining = CancellationToken::new();
     let node = wiring::build(&config, draining.clone()).await?;
-    println!("{}", greeting(&config, address));
+    let page = scrapes.as_ref().map(|scrapes| scrapes.address);
+    // Scrapes are answered to the end of the drain.
+    let scrapes = scrapes.map(|scrapes| scrapes.serve(&config, &node));
+    println!("{}", greeting(&config, address, page));
 
     let (told, drain) = oneshot::channel::<()>();
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -89,20 +139,23 @@ async fn run(
         }
     };
     // Everything that was accepted is on disk before the process ends.
+    drop(scrapes);
     node.ledger.close().await;
     tracing::info!("stopped");
     ended.map_err(|error| format!("serving: {error}"))
 }
 
 /// The first line: where, how open, and what to try next.
-fn greeting(config: &Config, address: std::net::SocketAddr) -> String {
+fn greeting(config: &Config, address: SocketAddr, page: Option<SocketAddr>) -> String {
     let who = if address.ip().is_loopback() {
         "no credentials, loopback only"
     } else {
         "NO CREDENTIALS: everyone who reaches this port may do everything"
     };
+    let page = page.map(|page| format!(", metrics http://{page}/metrics"));
+    let page = page.unwrap_or_default();
     format!(
-        "tokenmeter {} listening on {address} ({who}), ledger {}; try next: \
+        "tokenmeter {} listening on {address} ({who}), ledger {}{page}; try next: \
          grpcurl -plaintext {address} list",
         env!("CARGO_PKG_VERSION"),
         config.ledger.display()

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokenmeter_admin::{PriceAdmin, Probe, RepriceAdmin, StatusAdmin};
-use tokenmeter_analytics::Analytics;
+use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
+use tokenmeter_api::streams::Streams;
 use tokenmeter_api::v1::admin_service_server::AdminServiceServer;
 use tokenmeter_api::v1::analytics_service_server::AnalyticsServiceServer;
 use tokenmeter_api::v1::metering_service_server::MeteringServiceServer;
 use tokenmeter_identity::IdentityLayer;
-use tokenmeter_metering::Metering;
+use tokenmeter_metering::stream::{Rules, UNREAD_LIMIT};
+use tokenmeter_metering::{Metering, StreamSettings};
 use tokenmeter_model::price::shipped;
 use tokenmeter_store::books::Books;
 use tokenmeter_store::clock;
@@ -104,6 +106,7 @@ async fn ship_prices(ledger: &dyn Ledger) -> Result<(), String> {
         .add_prices(None, prices, clock::system()())
         .await
         .map_err(|error| format!("shipped prices: {error}"))?;
+    super::metrics::shipped(added.len());
     let new = added.iter().filter(|(_, new)| *new).count();
     if new > 0 {
         tracing::info!(new, "shipped prices added to the price book");
@@ -149,18 +152,35 @@ fn add_services(
 ) {
     let clock = clock::system();
     let books = Arc::new(Books::new(Arc::clone(ledger)));
+    let streams = Streams::new(config.max_open_streams);
     for role in &config.roles {
         match role {
             ServeRole::Metering => {
                 let service =
                     Metering::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
-                let server = MeteringServiceServer::new(tokenmeter_metering::Grpc(service));
+                let settings = StreamSettings {
+                    streams: streams.clone(),
+                    rules: Rules {
+                        unread_limit: UNREAD_LIMIT,
+                        draining: draining.clone(),
+                    },
+                    max_message_bytes: config.max_message_bytes,
+                };
+                let grpc = tokenmeter_metering::Grpc(service, settings);
+                let server = MeteringServiceServer::new(grpc);
                 routes.add_service(tuned!(server, config));
             }
             ServeRole::Analytics => {
                 let service =
                     Analytics::new(Arc::clone(ledger), Arc::clone(&clock), config.zone.clone());
-                let grpc = tokenmeter_analytics::Grpc::new(service, ledger.epoch().to_owned());
+                let live = Live::new(
+                    Arc::clone(ledger),
+                    streams.clone(),
+                    Arc::clone(&clock),
+                    draining.clone(),
+                );
+                let grpc =
+                    tokenmeter_analytics::Grpc::new(service, live, ledger.epoch().to_owned());
                 routes.add_service(tuned!(AnalyticsServiceServer::new(grpc), config));
             }
             ServeRole::Admin => {

@@ -1,13 +1,17 @@
 //! `tokenmeter import`: history from files into the store, with a report that compares the two.
 //!
-//! Rows become events (`plan`), batches of them are delivered, again after every lost connection
+//! Rows become events (`plan`; `provider`, `events` and `csv` know one format each), batches of them are delivered, again after every lost connection
 //! (`deliver`), what is acknowledged is noted (`state`), and at the end every event of the file is
 //! read back from the store (`readback`) and compared with what the file itself says (`report`).
 
+mod csv;
 mod deliver;
+mod events;
+mod file;
 #[cfg(test)]
 mod net_tests;
 mod plan;
+mod provider;
 mod readback;
 mod report;
 mod run;
@@ -15,9 +19,8 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
-use std::io::{BufReader, Read as _};
-use std::path::{Path, PathBuf};
+use std::io::BufRead;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -30,23 +33,63 @@ use super::connect::{Client, ClientArgs};
 use super::error::Error;
 use super::events::label;
 use super::prices::hex;
+use super::retry::Retry;
 use super::{Output, render, time};
-use deliver::{Retry, Store};
-use plan::Defaults;
+use deliver::Store;
+use plan::{Defaults, RowsOfLines, Source};
 use report::Report;
 use state::StateFile;
 
 /// What to import.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImportCommand {
-    /// Recorded provider responses, one JSON object a line.
+    /// Recorded provider responses, one JSON object a line, plain or gzip.
+    ///
+    /// Example: tokenmeter import provider-jsonl responses.jsonl --user ada --label source=replay
     ProviderJsonl(Box<ImportArgs>),
+    /// Usage events, one JSON object a line, plain or gzip; what `export` writes is read, too.
+    ///
+    /// Example: tokenmeter import events-jsonl usage.jsonl.gz --tenant acme
+    EventsJsonl(Box<ImportArgs>),
+    /// A table of comma-separated values, one event a record, plain or gzip.
+    ///
+    /// Example: tokenmeter import csv trace.csv --map request_time=TIMESTAMP --map
+    /// prompt=ContextTokens --map output=GeneratedTokens --set provider=openai --set model=gpt-4o
+    Csv(Box<csv::CsvArgs>),
+}
+
+/// A format of files, and how it is to be read.
+#[derive(Debug)]
+enum Format {
+    Provider,
+    Events,
+    Csv(csv::Layout),
+}
+
+impl Format {
+    /// What tells this way of reading a file from every other.
+    fn identity(&self) -> Vec<String> {
+        match self {
+            Self::Provider => Vec::new(),
+            Self::Events => vec!["events-jsonl".to_owned()],
+            Self::Csv(layout) => layout.identity(),
+        }
+    }
+
+    /// The rows of `reader`.
+    fn rows(&self, reader: Box<dyn BufRead>, defaults: Defaults) -> Result<Box<dyn Source>, Error> {
+        Ok(match self {
+            Self::Provider => Box::new(RowsOfLines::new(reader, defaults, provider::plan)),
+            Self::Events => Box::new(RowsOfLines::new(reader, defaults, events::plan)),
+            Self::Csv(layout) => Box::new(layout.rows(reader, defaults)?),
+        })
+    }
 }
 
 /// Options of an import.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImportArgs {
-    /// The file.
+    /// The file, plain or gzip.
     file: PathBuf,
     /// Whose usage rows without a user are; none means the caller.
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -87,13 +130,29 @@ pub(crate) async fn run(
     client: &ClientArgs,
     output: Output,
 ) -> Result<(), Error> {
-    let ImportCommand::ProviderJsonl(args) = command;
-    let (hash, bytes) = hash(&args.file)?;
-    let key = key(&args, client, &hash)?;
+    let (args, format) = match command {
+        ImportCommand::ProviderJsonl(args) => (*args, Format::Provider),
+        ImportCommand::EventsJsonl(args) => (*args, Format::Events),
+        ImportCommand::Csv(args) => {
+            let (args, layout) = args.layout()?;
+            (args, Format::Csv(layout))
+        }
+    };
+    let content = file::content(&args.file)?;
+    let key = key(&args, &format, client, &content.hash)?;
     let state = StateFile::open(args.state.clone(), &key, args.restart)?;
+    let defaults = Defaults {
+        user: args.user.clone(),
+        team: args.team.clone(),
+        session: args.session.clone(),
+        labels: args.label.clone(),
+        time: args.time,
+        file_hash: content.hash,
+    };
+    let rows = format.rows(file::open(&args.file)?, defaults)?;
     let store = client.connect().await?;
 
-    let bar = progress_bar(bytes);
+    let bar = progress_bar(content.bytes);
     let retry = Retry {
         keep_trying: Duration::from_secs(args.retry_for),
         notice: Box::new({
@@ -101,21 +160,12 @@ pub(crate) async fn run(
             move |cause| bar.set_message(cause.to_owned())
         }),
     };
-    let file = File::open(&args.file).map_err(|error| Error::file("open", &args.file, &error))?;
     let import = run::Import {
         store: &store,
         retry: &retry,
-        defaults: Defaults {
-            user: args.user.clone(),
-            team: args.team.clone(),
-            session: args.session.clone(),
-            labels: args.label.clone(),
-            time: args.time,
-            file_hash: hash,
-        },
     };
     let progress = |end| bar.set_position(end);
-    let done = import.run(BufReader::new(file), &state, progress).await;
+    let done = import.run(rows, &state, progress).await;
     let done = done.inspect_err(|_| bar.abandon())?;
     bar.set_message("reading back");
     let standing = readback::read_back(&store, &retry, &done.accepted).await;
@@ -145,25 +195,13 @@ pub(crate) async fn run(
     Err(Error::Reported)
 }
 
-/// The file's SHA-256 in hexadecimal digits, and its length.
-fn hash(path: &Path) -> Result<(String, u64), Error> {
-    let failed = |error| Error::file("read", path, &error);
-    let mut file = File::open(path).map_err(failed)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 64 * 1024];
-    let mut bytes = 0;
-    loop {
-        let read = file.read(&mut buffer).map_err(failed)?;
-        if read == 0 {
-            return Ok((hex(&hash.finalize()), bytes));
-        }
-        bytes += read as u64;
-        hash.update(&buffer[..read]);
-    }
-}
-
 /// What tells this import from every other: where to, who, which file, and what rows become.
-fn key(args: &ImportArgs, client: &ClientArgs, file_hash: &str) -> Result<String, Error> {
+fn key(
+    args: &ImportArgs,
+    format: &Format,
+    client: &ClientArgs,
+    file_hash: &str,
+) -> Result<String, Error> {
     let mut parts: Vec<String> = client.identity()?.into();
     parts.push(file_hash.to_owned());
     parts.extend([args.user.clone(), args.team.clone(), args.session.clone()]);
@@ -171,6 +209,7 @@ fn key(args: &ImportArgs, client: &ClientArgs, file_hash: &str) -> Result<String
     for label in &args.label {
         parts.extend([label.key.clone(), label.value.clone()]);
     }
+    parts.extend(format.identity());
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_le_bytes());

@@ -14,9 +14,10 @@ use tonic::codec::CompressionEncoding::Zstd;
 use tonic::{Request, Response, Status};
 use v1::metering_service_server::{MeteringService, MeteringServiceServer};
 
-use super::deliver::{Retry, Store as _, deliver};
+use super::deliver::{Store, deliver};
 use crate::cli::Cli;
 use crate::cli::error::{Error, describe};
+use crate::cli::retry::Retry;
 
 /// Remembers ids and tenants.
 #[derive(Debug, Clone, Default)]
@@ -100,7 +101,7 @@ async fn an_import_survives_the_restart_of_the_server() {
 
     server.shutdown_background();
     let down = loop {
-        match client.record(vec![event("a")]).await {
+        match Store::record(&client, vec![event("a")]).await {
             Ok(_) => tokio::task::yield_now().await,
             Err(down) => break down,
         }

@@ -6,11 +6,12 @@ use futures_util::stream::{StreamExt as _, TryStreamExt as _, iter};
 use tokenmeter_api::v1;
 use tokenmeter_model::counts::TokenCounts;
 
-use super::deliver::{Retry, Store};
+use super::deliver::Store;
 use super::run::Accepted;
 use crate::cli::error::Error;
 use crate::cli::events::{MAX_PAGE, page_size};
 use crate::cli::render::nano_usd;
+use crate::cli::retry::Retry;
 
 /// Pages read for each full page of events that is looked for, before those still missing are
 /// asked for one by one: a store may hold far more of the same user.

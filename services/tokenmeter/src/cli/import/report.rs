@@ -20,6 +20,7 @@ pub(super) struct Report<'a> {
     read: u64,
     recorded: u64,
     duplicates: u64,
+    skipped: u64,
     refused: &'a BTreeMap<String, u64>,
     unpriced: i64,
     file: Sums,
@@ -86,6 +87,7 @@ impl<'a> Report<'a> {
             read: done.progress.read,
             recorded: done.progress.recorded,
             duplicates: done.progress.duplicates,
+            skipped: done.progress.skipped,
             refused: &done.progress.refused,
             unpriced: standing.map_or(0, |standing| standing.unpriced),
             file,
@@ -120,6 +122,9 @@ impl<'a> Report<'a> {
             self.duplicates,
             self.refused.values().sum::<u64>()
         )];
+        if self.skipped > 0 {
+            text.push(format!("{} voided events left out", self.skipped));
+        }
         text.push(self.sums().to_string());
         if let Some(store) = &self.store {
             text.push(format!(
@@ -243,7 +248,7 @@ mod tests {
         assert_eq!(
             json,
             concat!(
-                r#"{"read":3,"recorded":2,"duplicates":0,"refused":{"EVENT_CONFLICT":1},"#,
+                r#"{"read":3,"recorded":2,"duplicates":0,"skipped":0,"refused":{"EVENT_CONFLICT":1},"#,
                 r#""unpriced":1,"file":{"events":2,"lines":2,"input":5,"cache_read":0,"#,
                 r#""cache_write":2,"output":0,"reasoning":0,"total":7},"store":{"events":2,"#,
                 r#""lines":2,"input":5,"cache_read":0,"cache_write":2,"output":0,"reasoning":0,"#,

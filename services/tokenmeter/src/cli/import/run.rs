@@ -1,18 +1,17 @@
 //! The import itself: batches in flight, acknowledged in the order of the file.
 
 use std::collections::{HashSet, VecDeque};
-use std::io::BufRead;
 
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use tokenmeter_api::v1;
 use tokenmeter_api::v1::record_result::Result as Outcome;
 use tokenmeter_model::counts::TokenCounts;
 
-use super::deliver::{Retry, Store, deliver};
-use super::plan::{Defaults, MAX_BYTES, Planned, Used, plan};
+use super::deliver::{Store, deliver};
+use super::plan::{Item, MAX_BYTES, Source, Used};
 use super::state::{Progress, StateFile};
 use crate::cli::error::Error;
-use crate::cli::rows::{Lines, Refusal};
+use crate::cli::retry::Retry;
 
 /// Most events of a batch.
 const MAX_BATCH: usize = 1_000;
@@ -25,7 +24,6 @@ const MAX_SUBJECTS: usize = 16;
 pub(super) struct Import<'a, S> {
     pub(super) store: &'a S,
     pub(super) retry: &'a Retry,
-    pub(super) defaults: Defaults,
 }
 
 /// What an import did.
@@ -73,14 +71,6 @@ impl Accepted {
     }
 }
 
-/// A row on its way.
-#[derive(Debug)]
-struct Item {
-    line: u64,
-    end: u64,
-    planned: Result<Planned, Refusal>,
-}
-
 /// Rows that are sent together, with those between them that are not sent.
 #[derive(Debug, Default)]
 struct Batch {
@@ -89,10 +79,7 @@ struct Batch {
 
 impl Batch {
     fn events(&self) -> impl Iterator<Item = &v1::UsageEvent> {
-        let planned = self
-            .items
-            .iter()
-            .filter_map(|item| item.planned.as_ref().ok());
+        let planned = self.items.iter().filter_map(Item::event);
         planned.map(|planned| &planned.event)
     }
 }
@@ -101,15 +88,11 @@ impl<S: Store> Import<'_, S> {
     /// Runs the import from where `state` left off. `at` is told how far it is, in bytes.
     pub(super) async fn run(
         &self,
-        reader: impl BufRead,
+        source: impl Source,
         state: &StateFile,
         at: impl Fn(u64),
     ) -> Result<Done, Error> {
-        let mut rows = Rows {
-            lines: Lines::new(reader),
-            defaults: &self.defaults,
-            held: None,
-        };
+        let mut rows = Rows { source, held: None };
         let progress = state.load()?;
         let mut done = Done {
             resumed: progress.next_line > 0,
@@ -170,26 +153,19 @@ impl Flying {
 }
 
 /// The rows of the file as they are needed.
-struct Rows<'a, R> {
-    lines: Lines<R>,
-    defaults: &'a Defaults,
+struct Rows<S> {
+    source: S,
     held: Option<Item>,
 }
 
-impl<R: BufRead> Rows<'_, R> {
+impl<S: Source> Rows<S> {
     fn next(&mut self) -> Result<Option<Item>, Error> {
         if let Some(item) = self.held.take() {
             return Ok(Some(item));
         }
-        let next = self
-            .lines
+        self.source
             .next()
-            .map_err(|error| Error::Input(format!("the file cannot be read: {error}")))?;
-        Ok(next.map(|numbered| Item {
-            line: numbered.line,
-            end: numbered.end,
-            planned: plan(&numbered, self.defaults),
-        }))
+            .map_err(|error| Error::Input(format!("the file cannot be read: {error}")))
     }
 
     /// Passes over what is done, and adds up again what of it was accepted.
@@ -202,7 +178,7 @@ impl<R: BufRead> Rows<'_, R> {
             if done.progress.is_refused(item.line) {
                 continue;
             }
-            if let Ok(planned) = &item.planned {
+            if let Some(planned) = item.event() {
                 done.accepted
                     .add(&planned.event, planned.used.unwrap_or_default());
             }
@@ -219,7 +195,7 @@ impl<R: BufRead> Rows<'_, R> {
         let mut bytes = 0;
         while batch.items.len() < MAX_BATCH {
             let Some(item) = self.next()? else { break };
-            if let Ok(planned) = &item.planned {
+            if let Some(planned) = item.event() {
                 let id = &planned.event.event_id;
                 let full = bytes > 0 && bytes + planned.bytes > MAX_BYTES;
                 if full || ids.contains(id) || flying.contains(id) {
@@ -244,7 +220,11 @@ fn acknowledge(done: &mut Done, batch: Batch, outcomes: Vec<Outcome>) {
         progress.next_line = item.line + 1;
         progress.offset = item.end;
         let planned = match item.planned {
-            Ok(planned) => planned,
+            Ok(Some(planned)) => planned,
+            Ok(None) => {
+                progress.skipped += 1;
+                continue;
+            }
             Err(refusal) => {
                 progress.refuse(item.line, &refusal.reason, refusal.message);
                 continue;

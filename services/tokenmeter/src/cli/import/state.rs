@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cli::error::Error;
+use crate::cli::files;
 
 /// Version of the file's format.
 const VERSION: u32 = 1;
@@ -44,6 +44,9 @@ pub(super) struct Progress {
     pub(super) recorded: u64,
     /// Events that stood there already.
     pub(super) duplicates: u64,
+    /// Rows left out, as voided events are.
+    #[serde(default)]
+    pub(super) skipped: u64,
     /// Rows refused, by reason.
     pub(super) refused: BTreeMap<String, u64>,
     /// The first [`MAX_LISTED`] of them.
@@ -129,10 +132,8 @@ impl StateFile {
         if self.restart {
             return Ok(fresh);
         }
-        let bytes = match fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(fresh),
-            Err(error) => return Err(Error::file("read", &self.path, &error)),
+        let Some(bytes) = files::read(&self.path)? else {
+            return Ok(fresh);
         };
         match serde_json::from_slice::<Progress>(&bytes) {
             Ok(progress) if progress.version == VERSION && progress.import == self.import => {
@@ -148,22 +149,14 @@ impl StateFile {
 
     /// Replaces the file in one step.
     pub(super) fn save(&self, progress: &Progress) -> Result<(), Error> {
-        let failed = |error: io::Error| Error::file("write", &self.path, &error);
-        let bytes = serde_json::to_vec(progress).map_err(|error| failed(error.into()))?;
-        let mut beside = self.path.clone().into_os_string();
-        beside.push(format!(".{}.tmp", std::process::id()));
-        fs::write(&beside, bytes).map_err(failed)?;
-        fs::rename(&beside, &self.path).map_err(failed)
+        let bytes = serde_json::to_vec(progress)
+            .map_err(|error| Error::file("write", &self.path, &error.into()))?;
+        files::replace(&self.path, &bytes)
     }
 
     /// Removes the file: the import is complete, and another run reads every row again.
     pub(super) fn remove(&self) -> Result<(), Error> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::file("remove", &self.path, &error))
-            }
-            _ => Ok(()),
-        }
+        files::remove(&self.path)
     }
 }
 

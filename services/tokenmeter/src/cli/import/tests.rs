@@ -14,13 +14,15 @@ use tokenmeter_model::counts::TokenCounts;
 use tokio::time::sleep;
 use tonic::Status;
 
-use super::deliver::{Retry, Store};
-use super::plan::Defaults;
+use super::deliver::Store;
+use super::plan::{Defaults, RowsOfLines};
 use super::readback::{Standing, read_back};
 use super::report::Report;
 use super::run::{Done, Import};
 use super::state::StateFile;
+use super::{events, provider};
 use crate::cli::error::Error;
+use crate::cli::retry::Retry;
 
 /// What goes wrong with one call.
 #[derive(Debug, Clone, Copy)]
@@ -222,13 +224,14 @@ impl Run {
         let import = Import {
             store,
             retry: &self.retry(),
-            defaults: Defaults {
-                user: "u".into(),
-                file_hash: "f".repeat(64),
-                ..Default::default()
-            },
         };
-        import.run(file.as_bytes(), &self.state(), |_| {}).await
+        let defaults = Defaults {
+            user: "u".into(),
+            file_hash: "f".repeat(64),
+            ..Default::default()
+        };
+        let rows = RowsOfLines::new(file.as_bytes(), defaults, provider::plan);
+        import.run(rows, &self.state(), |_| {}).await
     }
 
     async fn standing(&self, store: &Fake, done: &Done) -> Standing {
@@ -281,6 +284,46 @@ async fn conflicts_and_refusals_are_counted_and_never_stop_the_import() {
         .map(|row| row["line"].as_u64().unwrap())
         .collect();
     assert_eq!(lines, [2, 3, 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn voided_events_of_an_export_are_left_out_and_counted_once() {
+    let (run, store) = (Run::new(), Fake::default());
+    let event = |id: &str| {
+        let usage = r#"{\"prompt_tokens\":4,\"completion_tokens\":1,\"total_tokens\":5}"#;
+        format!(
+            r#"{{"eventId":"{id}","provider":"openai","providerUsage":{{"model":"m","usageJson":"{usage}"}}}}"#
+        )
+    };
+    let voided = r#"{"eventId":"v","position":"7","voided":true}"#;
+    let file = [voided.to_owned(), event("a"), event("a"), voided.to_owned()].join("\n");
+    let import = async || {
+        let (store, retry) = (&store, &run.retry());
+        let rows = RowsOfLines::new(file.as_bytes(), Defaults::default(), events::plan);
+        let import = Import { store, retry };
+        import.run(rows, &run.state(), |_| {}).await
+    };
+    // The first batch passes and is noted, then the server is gone.
+    let faults = [Fault::None].into_iter().chain([Fault::Unreachable; 100]);
+    store.faults.borrow_mut().extend(faults);
+    assert!(import().await.is_err());
+    store.faults.borrow_mut().clear();
+    let done = import().await.unwrap();
+    assert!(done.resumed);
+    let report = Report::new(&done, Some(run.standing(&store, &done).await));
+    let report = serde_json::to_value(report).unwrap();
+    assert_eq!(
+        (&report["read"], &report["skipped"]),
+        (&4.into(), &2.into())
+    );
+    assert_eq!(
+        (&report["recorded"], &report["duplicates"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(
+        (&report["file"]["total"], &report["equal"]),
+        (&5.into(), &true.into())
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,243 @@
+//! The end of the log, shared by all who follow it.
+//!
+//! One follower a tenant reads the log after a commit and keeps the newest entries in a ring.
+//! A subscription is a position, not a queue: it takes what is after it from the ring, or, when it
+//! has fallen behind the ring, reads the log itself, a page at a time. So nothing is ever skipped,
+//! and one that stands still costs a position and at most a page.
+
+mod ring;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokenmeter_model::id::TenantId;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
+
+use self::ring::{Ring, Taken};
+use crate::fault::{Planted, is_planted};
+use crate::ledger::log::Page;
+use crate::ledger::{Error, Ledger};
+
+/// How long a follower lets commits gather before it reads again.
+const COALESCE: Duration = Duration::from_millis(15);
+/// How long a follower waits after a read that failed.
+const RETRY: Duration = Duration::from_secs(1);
+/// Positions that one read of the log covers.
+const POSITIONS: i64 = 4_096;
+/// Reads by subscriptions that are behind, at once over all tenants. Half of what the embedded
+/// ledger reads at once: the other half stays for followers and questions. More wait in line.
+const CATCH_UPS: usize = 4;
+
+/// Follows the log of every tenant that has a subscription.
+pub struct Tail {
+    ledger: Arc<dyn Ledger>,
+    followed: Mutex<HashMap<TenantId, Weak<Followed>>>,
+    catch_ups: Arc<Semaphore>,
+}
+
+/// One tenant's newest entries. It ends with its last subscription.
+struct Followed {
+    shared: Arc<Shared>,
+    _follower: AbortOnDropHandle<()>,
+}
+
+struct Shared {
+    ring: Mutex<Ring>,
+    progress: watch::Sender<Progress>,
+}
+
+/// What wakes subscriptions.
+#[derive(Debug, Clone, Default)]
+struct Progress {
+    /// The position of the newest entry.
+    entry: i64,
+    /// Why the log cannot be read, as long as it cannot.
+    failed: Option<String>,
+}
+
+impl Tail {
+    /// Follows this ledger.
+    pub fn new(ledger: Arc<dyn Ledger>) -> Arc<Self> {
+        Arc::new(Self {
+            ledger,
+            followed: Mutex::default(),
+            catch_ups: Arc::new(Semaphore::new(CATCH_UPS)),
+        })
+    }
+
+    /// The last position on disk: who subscribes there gets what comes from now on.
+    pub fn end(&self) -> i64 {
+        *self.ledger.committed().borrow()
+    }
+
+    /// Everything of a tenant after a position, which has to be one that an entry or a page ended
+    /// at, or [`Tail::end`].
+    pub fn subscribe(self: &Arc<Self>, tenant: &TenantId, after: i64) -> Subscription {
+        let followed = self.follow(tenant);
+        Subscription {
+            progress: followed.shared.progress.subscribe(),
+            tail: Arc::clone(self),
+            tenant: tenant.clone(),
+            followed,
+            position: after,
+            catch_up: None,
+        }
+    }
+
+    fn follow(&self, tenant: &TenantId) -> Arc<Followed> {
+        let mut all = lock(&self.followed);
+        if let Some(followed) = all.get(tenant).and_then(Weak::upgrade) {
+            return followed;
+        }
+        // Tenants without a subscription leave here, so that the map has no more than the others.
+        all.retain(|_, followed| followed.strong_count() > 0);
+        let start = self.end();
+        let shared = Arc::new(Shared {
+            ring: Mutex::new(Ring::new(start)),
+            progress: watch::Sender::new(Progress {
+                entry: start,
+                failed: None,
+            }),
+        });
+        let follower = follower(
+            Arc::clone(&self.ledger),
+            tenant.clone(),
+            start,
+            Arc::clone(&shared),
+        );
+        let followed = Arc::new(Followed {
+            shared,
+            _follower: AbortOnDropHandle::new(tokio::spawn(follower)),
+        });
+        all.insert(tenant.clone(), Arc::downgrade(&followed));
+        followed
+    }
+}
+
+/// Reads the log after every commit signal, once for all subscriptions of the tenant.
+async fn follower(ledger: Arc<dyn Ledger>, tenant: TenantId, mut at: i64, shared: Arc<Shared>) {
+    let mut committed = ledger.committed();
+    while committed.wait_for(|last| *last > at).await.is_ok() {
+        match ledger.log(&tenant, at, POSITIONS).await {
+            Ok(page) => {
+                at = page.through;
+                shared.push(page);
+            }
+            Err(error) => {
+                tracing::error!(%error, "following the log");
+                let text = error.to_string();
+                shared.progress.send_modify(|progress| {
+                    progress.failed = Some(text);
+                });
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        if *committed.borrow() <= at {
+            tokio::time::sleep(COALESCE).await;
+        }
+    }
+}
+
+impl Shared {
+    fn push(&self, page: Page) {
+        let newest = page.entries.last().map(|entry| entry.position);
+        lock(&self.ring).push(page);
+        // Nobody is woken for a stretch in which nothing of this tenant happened.
+        self.progress.send_if_modified(|progress| {
+            let mended = progress.failed.take().is_some();
+            if let Some(newest) = newest {
+                progress.entry = newest;
+            }
+            mended || newest.is_some()
+        });
+    }
+}
+
+/// One subscriber's place in the log.
+pub struct Subscription {
+    tail: Arc<Tail>,
+    tenant: TenantId,
+    followed: Arc<Followed>,
+    progress: watch::Receiver<Progress>,
+    position: i64,
+    /// A read that is under way. It runs by itself, so that a subscriber who does not come back for
+    /// it never holds up the others.
+    catch_up: Option<AbortOnDropHandle<Result<Page, Error>>>,
+}
+
+impl Subscription {
+    /// Waits for what happened next: at least one entry, at most a page. May be dropped and called
+    /// again without loss.
+    ///
+    /// # Errors
+    /// The ledger's, when it cannot be read. The position stays.
+    pub async fn next(&mut self) -> Result<Page, Error> {
+        loop {
+            if let Some(reading) = &mut self.catch_up {
+                let read = reading.await;
+                self.catch_up = None;
+                let page = read.map_err(|error| Error::Unavailable(error.to_string()))??;
+                self.position = page.through;
+                if !page.entries.is_empty() {
+                    return Ok(page);
+                }
+                continue;
+            }
+            let failed = self.progress.borrow_and_update().failed.clone();
+            match self.take() {
+                Taken::Behind => self.catch_up = Some(AbortOnDropHandle::new(self.read())),
+                Taken::Page(page) => {
+                    self.position = page.through;
+                    if !page.entries.is_empty() {
+                        return Ok(page);
+                    }
+                    if let Some(text) = failed {
+                        return Err(Error::Unavailable(text));
+                    }
+                    let ended = |_| Error::Unavailable("the log is not followed any more".into());
+                    self.progress.changed().await.map_err(ended)?;
+                }
+            }
+        }
+    }
+
+    /// Everything up to here was answered, or is nothing of this tenant.
+    pub fn position(&mut self) -> i64 {
+        if self.catch_up.is_none()
+            && let Taken::Page(page) = self.take()
+            && page.entries.is_empty()
+        {
+            self.position = page.through;
+        }
+        self.position
+    }
+
+    fn take(&self) -> Taken {
+        let ring = lock(&self.followed.shared.ring);
+        match ring.after(self.position) {
+            Taken::Behind if is_planted(Planted::SkipWhatIsBehind) => ring.after(ring.from()),
+            taken => taken,
+        }
+    }
+
+    fn read(&self) -> JoinHandle<Result<Page, Error>> {
+        let tail = Arc::clone(&self.tail);
+        let (tenant, after) = (self.tenant.clone(), self.position);
+        tokio::spawn(async move {
+            let _turn = tail
+                .catch_ups
+                .acquire()
+                .await
+                .map_err(|error| Error::Unavailable(error.to_string()))?;
+            tail.ledger.log(&tenant, after, POSITIONS).await
+        })
+    }
+}
+
+/// A poisoned lock guards no half-done change here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,7 @@
+//! Tests with a load that only the released binary bears in minutes. `TOKENMETER_LOAD_EVENTS` sets
+//! how many events; a million if it says nothing.
+
+// clippy.toml lets tests unwrap, and does not count the helpers of a test crate as tests.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod stalled;

@@ -2,6 +2,7 @@
 
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _};
+use tokenmeter_model::ratio;
 use tokenmeter_model::totals::{Totals, split};
 
 use super::lines::corrupt;
@@ -177,9 +178,10 @@ async fn latencies(
     for row in rows {
         let name = |n: usize| row.try_get::<String, _>(n).map_err(corrupt);
         let number = |n: usize| row.try_get::<i64, _>(n).map_err(corrupt);
+        let measured = number(2)?;
         let latency = Latency {
-            measured: number(2)?,
-            mean_ms: number(3)?,
+            measured,
+            mean_ms: ratio::mean(number(3)?, measured).unwrap_or_default(),
             p50_ms: number(4)?,
             p90_ms: number(5)?,
             p95_ms: number(6)?,

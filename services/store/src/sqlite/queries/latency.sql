@@ -19,10 +19,7 @@ WITH measured AS (
            count(*) OVER (PARTITION BY provider, model) AS total
     FROM grouped
 )
-SELECT provider, model, max(total), 
-       -- the mean, half to even
-       sum(ms) / max(total) + (2 * (sum(ms) % max(total)) > max(total)
-           OR (2 * (sum(ms) % max(total)) = max(total) AND sum(ms) / max(total) % 2 = 1)),
+SELECT provider, model, max(total), sum(ms),
        min(ms) FILTER (WHERE rank * 100 >= total * 50),
        min(ms) FILTER (WHERE rank * 100 >= total * 90),
        min(ms) FILTER (WHERE rank * 100 >= total * 95),

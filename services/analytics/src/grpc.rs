@@ -359,10 +359,10 @@ impl AnalyticsService for Grpc {
     ) -> Result<Response<BoxStream<v1::ExportUsageResponse>>, Status> {
         let caller = Caller::of(request.extensions())?;
         let asked = request.into_inner();
-        let format = wire::export_format(&asked)?;
-        let wanted = wire::export_asked(&asked, format)?;
+        let format = live::wire::export_format(&asked)?;
+        let wanted = live::wire::export_asked(&asked, format)?;
         let export = self.live.export(&caller, wanted, &asked.resume_token)?;
-        Ok(Response::new(wire::export(
+        Ok(Response::new(live::wire::export(
             export,
             format,
             self.epoch.clone(),

@@ -7,7 +7,7 @@ use tonic::Status;
 use v1::analytics_service_client::AnalyticsServiceClient;
 
 use crate::everyday::{APRIL, at, placed, times, total};
-use crate::support::{As, Clients, Metadata, event, refusal};
+use crate::support::{As, Clients, Metadata, refusal};
 
 /// The analytics of a caller that metadata describe.
 fn caller(clients: &Clients, metadata: &[(&'static str, &str)]) -> AnalyticsServiceClient<As> {

@@ -12,6 +12,7 @@ mod corrections;
 mod crash;
 mod durability;
 mod everyday;
+mod everyday_access;
 mod feed;
 mod health;
 mod import;

@@ -3,6 +3,7 @@
 
 mod correct;
 mod export;
+mod group;
 mod insert;
 mod items;
 mod lines;

@@ -1,20 +1,15 @@
 //! The one task that writes. Calls gather while the transaction before them commits (group
 //! commit, no timer), and each group is one transaction: keys, lines, totals, position.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection as _, Row as _};
-use tokenmeter_model::event::FINGERPRINT_BYTES;
 use tokenmeter_model::price::Price;
-use tokenmeter_model::totals::Totals;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-use super::insert::{Bound, Insert};
-use super::lines::{self, NewLine};
-use super::totals::{self, Batch, Owner};
+use super::group::{self, Inserts, Key, Prepared};
 use super::{MAX_QUEUED_EVENTS, correct, items, prices, read, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{RepriceStep, Void, VoidOutcome};
@@ -65,9 +60,7 @@ pub(super) struct Batched<S, O> {
 /// The writer with its connection and prepared inserts.
 pub(super) struct Writer {
     connection: SqliteConnection,
-    keys: Insert,
-    lines: Insert,
-    totals: Insert,
+    inserts: Arc<Inserts>,
     /// Told the last position after every commit, before anyone is answered.
     committed: watch::Sender<i64>,
 }
@@ -76,13 +69,7 @@ impl Writer {
     pub(super) fn new(connection: SqliteConnection, committed: watch::Sender<i64>) -> Self {
         Self {
             connection,
-            keys: Insert::new(
-                "event_keys",
-                &["tenant_id", "event_id", "fingerprint", "position"],
-                "ON CONFLICT DO NOTHING",
-            ),
-            lines: Insert::new("usage_lines", lines::COLUMNS, ""),
-            totals: totals::upsert(),
+            inserts: Arc::default(),
             committed,
         }
     }
@@ -100,30 +87,25 @@ impl Writer {
             };
             match job {
                 Job::Record(first) => {
-                    let (group, after) = gather(first, &mut jobs, |job| match job {
-                        Job::Record(more) => Ok(more),
-                        other => Err(other),
-                    });
-                    next = after;
-                    self.record(group).await;
+                    let group = Group::of(first);
+                    next = self.record(group, &mut jobs).await;
                 }
                 Job::Items(first) => {
-                    let (group, after) = gather(first, &mut jobs, |job| match job {
-                        Job::Items(more) => Ok(more),
-                        other => Err(other),
-                    });
-                    next = after;
+                    let mut group = Group::of(first);
+                    next = group.fill(&mut jobs, items_of);
                     self.record_items(group).await;
                 }
                 Job::Void { void, reply } => {
-                    let done = correct::void(&mut self.connection, &self.totals, &void).await;
+                    let done =
+                        correct::void(&mut self.connection, &self.inserts.totals, &void).await;
                     let _ = reply.send(done.map(|(outcome, last)| {
                         self.publish(last);
                         outcome
                     }));
                 }
                 Job::Reprice { step, reply } => {
-                    let done = correct::reprice(&mut self.connection, &self.totals, &step).await;
+                    let done =
+                        correct::reprice(&mut self.connection, &self.inserts.totals, &step).await;
                     let _ = reply.send(done.map(|last| {
                         self.publish(last);
                         last.is_some()
@@ -152,29 +134,69 @@ impl Writer {
         }
     }
 
-    /// Records a group and answers each call in it.
-    async fn record(&mut self, group: Vec<Batched<Submission, Result<Outcome, Error>>>) {
-        let submissions: Vec<&Submission> = group.iter().flat_map(|one| one.batch.iter()).collect();
+    /// Records a group, and those that gather meanwhile; answers the job of another kind that
+    /// ended the last one.
+    ///
+    /// What waits when a group begins and fills the next one is bound on another thread while
+    /// SQLite is at this one. Less than that waits on, so that it gathers more until its turn.
+    async fn record(&mut self, mut group: Events, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+        let mut after = group.fill(jobs, events_of);
+        let mut prepared = None;
+        while !group.calls.is_empty() {
+            let mut following = Group::default();
+            after = after.or_else(|| following.fill(jobs, events_of));
+            let ahead = (following.len >= GROUP_EVENTS).then(|| {
+                let batches: Vec<_> = following
+                    .calls
+                    .iter()
+                    .map(|one| one.batch.clone())
+                    .collect();
+                let last = *self.committed.borrow() + group.lines();
+                let inserts = Arc::clone(&self.inserts);
+                tokio::spawn(async move { group::prepare(&inserts, last, &batches) })
+            });
+            self.record_one(group, prepared).await;
+            prepared = match ahead {
+                // What could not be bound ahead is bound again, and then says why.
+                Some(ahead) => ahead.await.ok().and_then(Result::ok),
+                None => {
+                    after = after.or_else(|| following.fill(jobs, events_of));
+                    None
+                }
+            };
+            group = following;
+        }
+        after
+    }
+
+    /// Records one group and answers each call in it.
+    async fn record_one(&mut self, group: Events, prepared: Option<Prepared>) {
+        let batches = group.calls.iter().flat_map(|one| one.batch.iter());
+        let submissions: Vec<&Submission> = batches.collect();
         let started = Instant::now();
-        let outcomes = self.write_parts(&submissions).await;
+        let outcomes = self.write_parts(&submissions, prepared).await;
         metrics::group_ended(submissions.len(), started.elapsed(), outcomes.is_err());
-        answer(group, outcomes);
+        group.answer(outcomes);
     }
 
     /// Records a group of items in one transaction and answers each call in it.
-    async fn record_items(&mut self, group: Vec<Batched<ItemSubmission, ItemOutcome>>) {
-        let batches = group.iter().flat_map(|one| one.batch.iter());
+    async fn record_items(&mut self, group: Group<ItemSubmission, ItemOutcome>) {
+        let batches = group.calls.iter().flat_map(|one| one.batch.iter());
         let outcomes = write_items(&mut self.connection, batches).await;
-        answer(group, outcomes);
+        group.answer(outcomes);
     }
 
     /// Records what fits: a part that does not fit is halved until what does not fit is alone, so
     /// that the others stand.
-    async fn write_parts(&mut self, submissions: &[&Submission]) -> Outcomes {
+    async fn write_parts(
+        &mut self,
+        submissions: &[&Submission],
+        mut prepared: Option<Prepared>,
+    ) -> Outcomes {
         let mut outcomes = Vec::with_capacity(submissions.len());
         let mut parts = vec![submissions];
         while let Some(part) = parts.pop() {
-            match self.write(part).await {
+            match self.write(part, prepared.take()).await {
                 Ok(written) => outcomes.extend(written.into_iter().map(Ok)),
                 Err(Error::OutOfRange(_)) if part.len() > 1 => {
                     let (first, second) = part.split_at(part.len() / 2);
@@ -193,41 +215,48 @@ impl Writer {
     }
 
     /// One transaction: keys, lines, totals, position. Nothing is acknowledged before its commit.
-    async fn write(&mut self, submissions: &[&Submission]) -> Result<Vec<Outcome>, Error> {
+    async fn write(
+        &mut self,
+        submissions: &[&Submission],
+        prepared: Option<Prepared>,
+    ) -> Result<Vec<Outcome>, Error> {
         let Self {
             connection,
-            keys,
-            lines,
-            totals,
+            inserts,
             committed,
         } = self;
         let mut transaction = connection
             .begin_with("BEGIN IMMEDIATE")
             .await
             .map_err(unavailable)?;
-        let mut last = last_position(&mut transaction).await?;
-        let mut positions = Vec::with_capacity(submissions.len());
-        for submission in submissions {
-            positions.push(last + 1);
-            last += i64::try_from(submission.event.lines.len()).unwrap_or(1);
-        }
-        let numbered: Vec<_> = submissions.iter().copied().zip(positions).collect();
+        let last = last_position(&mut transaction).await?;
+        // Bound for other positions than those that are free now, nothing of it can be used.
+        let prepared = prepared.filter(|prepared| prepared.last == last);
+        let (numbered, last) = group::number(submissions.iter().copied(), last);
+        let (keys, rest) = match prepared {
+            Some(prepared) => (prepared.keys, Some((prepared.rows, prepared.sums))),
+            None => (group::bind_keys(inserts, &numbered)?, None),
+        };
         // SQLite has a thread of its own: while it takes the keys, the lines are bound as if every
         // key were free, as nearly all are, and while it writes the lines, the totals are.
-        let (new, prepared) = tokio::join!(insert_keys(&mut transaction, keys, &numbered), async {
-            prepare(lines, numbered.iter())
-        });
+        let (new, rest) =
+            tokio::join!(group::take_keys(&mut transaction, keys, &numbered), async {
+                match rest {
+                    Some(rest) => Ok(rest),
+                    None => group::bind_rest(inserts, numbered.iter()),
+                }
+            });
         let new = new?;
         let free = |key: &Key| matches!(key, Key::New) || is_planted(Planted::RecordRetries);
         let (rows, sums) = if new.iter().all(free) {
-            prepared
+            rest
         } else {
             let fresh = numbered.iter().zip(&new).filter(|(_, key)| free(key));
-            prepare(lines, fresh.map(|(one, _)| one))
-        }
-        .map_err(unavailable)?;
-        let (written, sums) =
-            tokio::join!(rows.execute(&mut transaction), async { sums.bind(totals) });
+            group::bind_rest(inserts, fresh.map(|(one, _)| one))
+        }?;
+        let (written, sums) = tokio::join!(rows.execute(&mut transaction), async {
+            sums.bind(&inserts.totals)
+        });
         written.map_err(unavailable)?;
         let sums = sums?;
         if !is_planted(Planted::SkipTotals) {
@@ -282,47 +311,93 @@ impl Writer {
     }
 }
 
-/// Takes what waits of one kind, up to [`GROUP_EVENTS`], and the job of another kind that ended the
-/// group.
-fn gather<S, O>(
-    first: Batched<S, O>,
-    jobs: &mut mpsc::Receiver<Job>,
-    more: impl Fn(Job) -> Result<Batched<S, O>, Job>,
-) -> (Vec<Batched<S, O>>, Option<Job>) {
-    let mut gathered = first.batch.len();
-    let mut group = vec![first];
-    while gathered < GROUP_EVENTS {
-        let Ok(job) = jobs.try_recv() else { break };
-        match more(job) {
-            Ok(more) => {
-                gathered += more.batch.len();
-                group.push(more);
-            }
-            Err(other) => return (group, Some(other)),
-        }
-    }
-    (group, None)
+/// Calls that are written together.
+struct Group<S, O> {
+    calls: Vec<Batched<S, O>>,
+    /// Events or items of all calls.
+    len: usize,
 }
 
-/// Gives each call of a group its part of the outcomes.
-fn answer<S, O>(group: Vec<Batched<S, O>>, outcomes: Result<Vec<O>, Error>) {
-    let outcomes = outcomes.map_err(|error| error.to_string());
-    let mut outcomes = outcomes.map(Vec::into_iter);
-    for Batched {
-        batch,
-        reply,
-        queued,
-    } in group
-    {
-        let answer = match &mut outcomes {
-            Ok(outcomes) => Ok(outcomes.by_ref().take(batch.len()).collect()),
-            Err(text) => Err(Error::Unavailable(text.clone())),
-        };
-        // The caller may have gone; what is committed stands all the same.
-        let _ = reply.send(answer);
-        let queue = Arc::clone(queued.semaphore());
-        drop(queued);
-        metrics::queued(MAX_QUEUED_EVENTS.saturating_sub(queue.available_permits()));
+type Events = Group<Submission, Result<Outcome, Error>>;
+
+impl<S, O> Default for Group<S, O> {
+    fn default() -> Self {
+        Self {
+            calls: Vec::new(),
+            len: 0,
+        }
+    }
+}
+
+fn events_of(job: Job) -> Result<Batched<Submission, Result<Outcome, Error>>, Job> {
+    match job {
+        Job::Record(call) => Ok(call),
+        other => Err(other),
+    }
+}
+
+fn items_of(job: Job) -> Result<Batched<ItemSubmission, ItemOutcome>, Job> {
+    match job {
+        Job::Items(call) => Ok(call),
+        other => Err(other),
+    }
+}
+
+impl<S, O> Group<S, O> {
+    fn of(first: Batched<S, O>) -> Self {
+        Self {
+            len: first.batch.len(),
+            calls: vec![first],
+        }
+    }
+
+    /// Takes what waits of this kind, up to [`GROUP_EVENTS`]; answers the job of another kind that
+    /// came before there were as many.
+    fn fill(
+        &mut self,
+        jobs: &mut mpsc::Receiver<Job>,
+        kind: impl Fn(Job) -> Result<Batched<S, O>, Job>,
+    ) -> Option<Job> {
+        while self.len < GROUP_EVENTS {
+            match kind(jobs.try_recv().ok()?) {
+                Ok(call) => {
+                    self.len += call.batch.len();
+                    self.calls.push(call);
+                }
+                Err(other) => return Some(other),
+            }
+        }
+        None
+    }
+
+    /// Gives each call its part of the outcomes.
+    fn answer(self, outcomes: Result<Vec<O>, Error>) {
+        let outcomes = outcomes.map_err(|error| error.to_string());
+        let mut outcomes = outcomes.map(Vec::into_iter);
+        for Batched {
+            batch,
+            reply,
+            queued,
+        } in self.calls
+        {
+            let answer = match &mut outcomes {
+                Ok(outcomes) => Ok(outcomes.by_ref().take(batch.len()).collect()),
+                Err(text) => Err(Error::Unavailable(text.clone())),
+            };
+            // The caller may have gone; what is committed stands all the same.
+            let _ = reply.send(answer);
+            let queue = Arc::clone(queued.semaphore());
+            drop(queued);
+            metrics::queued(MAX_QUEUED_EVENTS.saturating_sub(queue.available_permits()));
+        }
+    }
+}
+
+impl Events {
+    /// Positions that all its events take.
+    fn lines(&self) -> i64 {
+        let events = self.calls.iter().flat_map(|one| one.batch.iter());
+        events.map(group::lines).sum()
     }
 }
 
@@ -341,138 +416,6 @@ async fn write_items(
     }
     transaction.commit().await.map_err(unavailable)?;
     Ok(outcomes)
-}
-
-/// Binds the lines of these submissions and adds up what they add to totals.
-fn prepare<'a>(
-    lines: &Insert,
-    numbered: impl Iterator<Item = &'a (&'a Submission, i64)>,
-) -> Result<(Bound, Batch<'a>), sqlx::Error> {
-    let mut rows = Vec::new();
-    let mut sums = Batch::default();
-    for (submission, position) in numbered {
-        add_submission(submission, *position, &mut rows, &mut sums);
-    }
-    Ok((lines.bind(&rows, lines::bind)?, sums))
-}
-
-fn add_submission<'a>(
-    submission: &'a Submission,
-    position: i64,
-    rows: &mut Vec<NewLine<'a>>,
-    sums: &mut Batch<'a>,
-) {
-    let event = &submission.event;
-    for (index, (line, position)) in event.lines.iter().zip(position..).enumerate() {
-        rows.push(NewLine {
-            position,
-            index,
-            submission,
-        });
-        let owner = Owner {
-            tenant: submission.tenant.as_str(),
-            user: &event.user_id,
-            team: &event.team_id,
-            session: &event.session_id,
-            provider: &event.provider,
-            model: &line.model,
-            charge_time_us: submission.charge_time_us,
-        };
-        let quote = submission.quotes.get(index).and_then(Option::as_ref);
-        let line_sums = Totals::of_line(event, line, quote, index == 0, submission.recorded_at_us);
-        sums.add(&owner, &line_sums);
-    }
-}
-
-/// Whether a submission's key was free.
-enum Key {
-    New,
-    Stands { position: i64, same: bool },
-}
-
-/// Takes the keys that are free. The common case, all free, is one statement.
-async fn insert_keys(
-    connection: &mut SqliteConnection,
-    insert: &Insert,
-    numbered: &[(&Submission, i64)],
-) -> Result<Vec<Key>, Error> {
-    let bound = insert
-        .bind(numbered, |(submission, position), row| {
-            row.text(submission.tenant.as_str())
-                .text(&submission.event.event_id)
-                .push(submission.fingerprint.to_vec())
-                .push(*position);
-        })
-        .map_err(unavailable)?;
-    let taken = bound.execute(connection).await.map_err(unavailable)?;
-    if usize::try_from(taken) == Ok(numbered.len()) {
-        return Ok(numbered.iter().map(|_| Key::New).collect());
-    }
-    let standing = find_keys(connection, numbered).await?;
-    numbered
-        .iter()
-        .map(|(submission, position)| {
-            let id = (
-                submission.tenant.as_str().to_owned(),
-                submission.event.event_id.clone(),
-            );
-            let (fingerprint, at) = standing
-                .get(&id)
-                .ok_or_else(|| Error::Corrupt("a key that was taken is gone".into()))?;
-            Ok(if at == position {
-                Key::New
-            } else {
-                Key::Stands {
-                    position: *at,
-                    same: fingerprint[..] == submission.fingerprint[..],
-                }
-            })
-        })
-        .collect()
-}
-
-type Standing = HashMap<(String, String), (Vec<u8>, i64)>;
-
-async fn find_keys(
-    connection: &mut SqliteConnection,
-    numbered: &[(&Submission, i64)],
-) -> Result<Standing, Error> {
-    let wanted: Vec<_> = numbered
-        .iter()
-        .map(|(submission, _)| {
-            (
-                submission.tenant.as_str(),
-                submission.event.event_id.as_str(),
-            )
-        })
-        .collect();
-    let wanted = serde_json::to_string(&wanted).map_err(|e| Error::Corrupt(e.to_string()))?;
-    let rows = sqlx::query(include_str!("queries/find_keys.sql"))
-        .bind(wanted)
-        .fetch_all(connection)
-        .await
-        .map_err(unavailable)?;
-    let mut standing = HashMap::with_capacity(rows.len());
-    for row in rows {
-        let fingerprint: Vec<u8> = row.try_get("fingerprint").map_err(lines::corrupt)?;
-        if fingerprint.len() != FINGERPRINT_BYTES {
-            return Err(Error::Corrupt(format!(
-                "a fingerprint of {} bytes",
-                fingerprint.len()
-            )));
-        }
-        standing.insert(
-            (
-                row.try_get("tenant_id").map_err(lines::corrupt)?,
-                row.try_get("event_id").map_err(lines::corrupt)?,
-            ),
-            (
-                fingerprint,
-                row.try_get("position").map_err(lines::corrupt)?,
-            ),
-        );
-    }
-    Ok(standing)
 }
 
 pub(super) async fn last_position(connection: &mut SqliteConnection) -> Result<i64, Error> {

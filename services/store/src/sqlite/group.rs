@@ -1,0 +1,244 @@
+//! What a group of events writes: statements with their values, bound before or while SQLite is at
+//! something else.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteConnection;
+use tokenmeter_model::event::FINGERPRINT_BYTES;
+use tokenmeter_model::totals::Totals;
+
+use super::insert::{Bound, Insert};
+use super::lines::{self, NewLine};
+use super::totals::{self, Batch, Owner};
+use super::unavailable;
+use crate::ledger::{Error, Submission};
+
+/// The inserts of a group.
+pub(super) struct Inserts {
+    keys: Insert,
+    lines: Insert,
+    pub(super) totals: Insert,
+}
+
+impl Default for Inserts {
+    fn default() -> Self {
+        Self {
+            keys: Insert::new(
+                "event_keys",
+                &["tenant_id", "event_id", "fingerprint", "position"],
+                "ON CONFLICT DO NOTHING",
+            ),
+            lines: Insert::new("usage_lines", lines::COLUMNS, ""),
+            totals: totals::upsert(),
+        }
+    }
+}
+
+/// A group bound ahead of its turn, as if every key were free.
+pub(super) struct Prepared {
+    /// The position that it was numbered from.
+    pub(super) last: i64,
+    pub(super) keys: Bound,
+    pub(super) rows: Bound,
+    pub(super) sums: Sums<'static>,
+}
+
+/// What a group adds to totals.
+pub(super) enum Sums<'a> {
+    /// Added up, to be bound while SQLite writes the lines.
+    Gathered(Batch<'a>),
+    /// Bound already.
+    Bound(Bound),
+}
+
+impl Sums<'_> {
+    /// Binds what is not bound yet.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when a sum passes 64 bits.
+    pub(super) fn bind(self, totals: &Insert) -> Result<Bound, Error> {
+        match self {
+            Self::Gathered(batch) => batch.bind(totals),
+            Self::Bound(bound) => Ok(bound),
+        }
+    }
+}
+
+/// Binds everything of a group that follows the position `last`.
+pub(super) fn prepare(
+    inserts: &Inserts,
+    last: i64,
+    batches: &[Arc<[Submission]>],
+) -> Result<Prepared, Error> {
+    let submissions = batches.iter().flat_map(|batch| batch.iter());
+    let (numbered, _) = number(submissions, last);
+    let keys = bind_keys(inserts, &numbered)?;
+    let (rows, sums) = bind_rest(inserts, numbered.iter())?;
+    Ok(Prepared {
+        last,
+        keys,
+        rows,
+        sums: Sums::Bound(sums.bind(&inserts.totals)?),
+    })
+}
+
+/// Positions that an event takes: one a line, at most 16.
+pub(super) fn lines(submission: &Submission) -> i64 {
+    i64::try_from(submission.event.lines.len()).unwrap_or(1)
+}
+
+/// Gives every submission the position of its first line; answers the last position, too.
+pub(super) fn number<'a>(
+    submissions: impl Iterator<Item = &'a Submission>,
+    mut last: i64,
+) -> (Vec<(&'a Submission, i64)>, i64) {
+    let mut numbered = Vec::with_capacity(submissions.size_hint().0);
+    for submission in submissions {
+        numbered.push((submission, last + 1));
+        last += lines(submission);
+    }
+    (numbered, last)
+}
+
+/// Binds the keys of these submissions.
+pub(super) fn bind_keys(
+    inserts: &Inserts,
+    numbered: &[(&Submission, i64)],
+) -> Result<Bound, Error> {
+    inserts
+        .keys
+        .bind(numbered, |(submission, position), row| {
+            row.text(submission.tenant.as_str())
+                .text(&submission.event.event_id)
+                .push(submission.fingerprint.to_vec())
+                .push(*position);
+        })
+        .map_err(unavailable)
+}
+
+/// Binds the lines of these submissions and adds up what they add to totals.
+pub(super) fn bind_rest<'a>(
+    inserts: &Inserts,
+    numbered: impl Iterator<Item = &'a (&'a Submission, i64)>,
+) -> Result<(Bound, Sums<'a>), Error> {
+    let mut rows = Vec::new();
+    let mut sums = Batch::default();
+    for (submission, position) in numbered {
+        add_submission(submission, *position, &mut rows, &mut sums);
+    }
+    let rows = inserts.lines.bind(&rows, lines::bind);
+    Ok((rows.map_err(unavailable)?, Sums::Gathered(sums)))
+}
+
+fn add_submission<'a>(
+    submission: &'a Submission,
+    position: i64,
+    rows: &mut Vec<NewLine<'a>>,
+    sums: &mut Batch<'a>,
+) {
+    let event = &submission.event;
+    for (index, (line, position)) in event.lines.iter().zip(position..).enumerate() {
+        rows.push(NewLine {
+            position,
+            index,
+            submission,
+        });
+        let owner = Owner {
+            tenant: submission.tenant.as_str(),
+            user: &event.user_id,
+            team: &event.team_id,
+            session: &event.session_id,
+            provider: &event.provider,
+            model: &line.model,
+            charge_time_us: submission.charge_time_us,
+        };
+        let quote = submission.quotes.get(index).and_then(Option::as_ref);
+        let line_sums = Totals::of_line(event, line, quote, index == 0, submission.recorded_at_us);
+        sums.add(&owner, &line_sums);
+    }
+}
+
+/// Whether a submission's key was free.
+pub(super) enum Key {
+    New,
+    Stands { position: i64, same: bool },
+}
+
+/// Takes the keys that are free. The common case, all free, is one statement.
+pub(super) async fn take_keys(
+    connection: &mut SqliteConnection,
+    keys: Bound,
+    numbered: &[(&Submission, i64)],
+) -> Result<Vec<Key>, Error> {
+    let taken = keys.execute(connection).await.map_err(unavailable)?;
+    if usize::try_from(taken) == Ok(numbered.len()) {
+        return Ok(numbered.iter().map(|_| Key::New).collect());
+    }
+    let standing = find_keys(connection, numbered).await?;
+    numbered
+        .iter()
+        .map(|(submission, position)| {
+            let id = (
+                submission.tenant.as_str().to_owned(),
+                submission.event.event_id.clone(),
+            );
+            let (fingerprint, at) = standing
+                .get(&id)
+                .ok_or_else(|| Error::Corrupt("a key that was taken is gone".into()))?;
+            Ok(if at == position {
+                Key::New
+            } else {
+                Key::Stands {
+                    position: *at,
+                    same: fingerprint[..] == submission.fingerprint[..],
+                }
+            })
+        })
+        .collect()
+}
+
+type Standing = HashMap<(String, String), (Vec<u8>, i64)>;
+
+async fn find_keys(
+    connection: &mut SqliteConnection,
+    numbered: &[(&Submission, i64)],
+) -> Result<Standing, Error> {
+    let wanted: Vec<_> = numbered
+        .iter()
+        .map(|(submission, _)| {
+            (
+                submission.tenant.as_str(),
+                submission.event.event_id.as_str(),
+            )
+        })
+        .collect();
+    let wanted = serde_json::to_string(&wanted).map_err(|e| Error::Corrupt(e.to_string()))?;
+    let rows = sqlx::query(include_str!("queries/find_keys.sql"))
+        .bind(wanted)
+        .fetch_all(connection)
+        .await
+        .map_err(unavailable)?;
+    let mut standing = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let fingerprint: Vec<u8> = row.try_get("fingerprint").map_err(lines::corrupt)?;
+        if fingerprint.len() != FINGERPRINT_BYTES {
+            return Err(Error::Corrupt(format!(
+                "a fingerprint of {} bytes",
+                fingerprint.len()
+            )));
+        }
+        standing.insert(
+            (
+                row.try_get("tenant_id").map_err(lines::corrupt)?,
+                row.try_get("event_id").map_err(lines::corrupt)?,
+            ),
+            (
+                fingerprint,
+                row.try_get("position").map_err(lines::corrupt)?,
+            ),
+        );
+    }
+    Ok(standing)
+}

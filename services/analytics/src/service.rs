@@ -75,27 +75,27 @@ impl Analytics {
         check_text("user_id", user_id)?;
         let user = caller.readable_user(user_id)?;
         let now_us = (self.clock)();
-        let mut answers = Vec::with_capacity(intervals.len());
-        for interval in intervals {
-            let range = self.range(*interval, now_us);
-            let totals = self
-                .ledger
-                .totals(&caller.tenant, Subject::User(user), range)
-                .await?;
-            answers.push(IntervalTotals {
+        // The lifetime last, for when it was updated.
+        let ranges: Vec<_> = intervals
+            .iter()
+            .map(|interval| self.range(*interval, now_us))
+            .chain([None])
+            .collect();
+        let mut totals = self
+            .ledger
+            .totals_of(&caller.tenant, Subject::User(user), &ranges)
+            .await?;
+        let lifetime = totals.pop().unwrap_or_default();
+        let answers = intervals
+            .iter()
+            .zip(ranges)
+            .zip(totals)
+            .map(|((interval, range), totals)| IntervalTotals {
                 interval: *interval,
                 range,
                 totals,
-            });
-        }
-        let lifetime = match answers.iter().find(|one| one.range.is_none()) {
-            Some(lifetime) => lifetime.totals,
-            None => {
-                self.ledger
-                    .totals(&caller.tenant, Subject::User(user), None)
-                    .await?
-            }
-        };
+            })
+            .collect();
         let updated = (lifetime.updated_at_us > 0).then_some(lifetime.updated_at_us);
         Ok((user.to_owned(), answers, updated))
     }

@@ -272,13 +272,26 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
     /// Records a batch; one outcome a submission, in order. A bad one never fails the others.
     async fn record(&self, batch: Arc<[Submission]>) -> Result<Vec<Result<Outcome, Error>>, Error>;
 
+    /// Totals of a subject at one moment, over its lifetime (none) and ranges, in this order.
+    async fn totals_of(
+        &self,
+        tenant: &TenantId,
+        subject: Subject<'_>,
+        ranges: &[Option<Range>],
+    ) -> Result<Vec<Totals>, Error>;
+
     /// Totals of a subject, over its lifetime or a range.
     async fn totals(
         &self,
         tenant: &TenantId,
         subject: Subject<'_>,
         range: Option<Range>,
-    ) -> Result<Totals, Error>;
+    ) -> Result<Totals, Error> {
+        let mut totals = self.totals_of(tenant, subject, &[range]).await?;
+        totals
+            .pop()
+            .ok_or_else(|| Error::Corrupt("no totals of a range".into()))
+    }
 
     /// One session with its totals; none when it has no event.
     async fn session(&self, tenant: &TenantId, session_id: &str) -> Result<Option<Session>, Error>;

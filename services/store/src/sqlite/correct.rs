@@ -99,7 +99,7 @@ async fn standing_event(
         return Ok(None);
     };
     let mut event = [read::first_record(connection, tenant, event_id, position).await?];
-    read::apply_corrections(connection, &mut event).await?;
+    read::apply_corrections(connection, &mut event, i64::MAX).await?;
     let [event] = event;
     Ok(Some(event))
 }

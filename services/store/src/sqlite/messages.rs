@@ -46,7 +46,7 @@ pub(super) async fn list(
         let kept = places.iter().filter(|(is_event, _)| *is_event == event);
         kept.map(|(_, place)| *place).collect()
     };
-    let mut events = events(&mut snapshot, &of_kind(true)).await?;
+    let mut events = events(&mut snapshot, &of_kind(true), as_of.position).await?;
     let mut items = items(&mut snapshot, &of_kind(false)).await?;
     let entries = places
         .iter()
@@ -64,6 +64,7 @@ pub(super) async fn list(
 async fn events(
     connection: &mut SqliteConnection,
     positions: &[i64],
+    through: i64,
 ) -> Result<HashMap<i64, Recorded>, Error> {
     let rows = sqlx::query(include_str!("queries/events_at.sql"))
         .bind(json(&positions)?)
@@ -82,7 +83,7 @@ async fn events(
     if !of_one.is_empty() {
         events.push(lines::read(&of_one)?);
     }
-    read::apply_corrections(connection, &mut events).await?;
+    read::apply_corrections(connection, &mut events, through).await?;
     Ok(events.into_iter().map(|one| (one.position, one)).collect())
 }
 

@@ -50,6 +50,9 @@ use crate::metrics;
 pub const MAX_QUEUED_EVENTS: usize = 16_384;
 /// Connections that read.
 const READERS: u32 = 8;
+/// Pages that a reader keeps, as SQLite's `cache_size`: 8 MiB each, so that readers who go through
+/// the whole file do not fill the memory.
+const READER_CACHE: &str = "-8192";
 /// How long a connection waits for another process's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -115,7 +118,7 @@ impl Sqlite {
                 .map_err(unavailable)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .connect_with(options.read_only(true))
+            .connect_with(options.read_only(true).pragma("cache_size", READER_CACHE))
             .await
             .map_err(unavailable)?;
         let (jobs, waiting) = mpsc::channel(MAX_QUEUED_EVENTS);
@@ -195,13 +198,13 @@ impl Ledger for Sqlite {
         .await
     }
 
-    async fn totals(
+    async fn totals_of(
         &self,
         tenant: &TenantId,
         subject: Subject<'_>,
-        range: Option<Range>,
-    ) -> Result<Totals, Error> {
-        read::totals(&self.readers, tenant.as_str(), subject, range).await
+        ranges: &[Option<Range>],
+    ) -> Result<Vec<Totals>, Error> {
+        read::totals_of(&self.readers, tenant.as_str(), subject, ranges).await
     }
 
     async fn session(&self, tenant: &TenantId, session_id: &str) -> Result<Option<Session>, Error> {

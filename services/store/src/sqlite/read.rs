@@ -23,10 +23,25 @@ fn subject_parts<'a>(subject: &Subject<'a>) -> (&'static str, &'static str, &'a 
     }
 }
 
+/// Totals of one subject over several ranges, from one snapshot.
+pub(super) async fn totals_of(
+    pool: &SqlitePool,
+    tenant: &str,
+    subject: Subject<'_>,
+    ranges: &[Option<Range>],
+) -> Result<Vec<Totals>, Error> {
+    let mut snapshot = pool.begin().await.map_err(unavailable)?;
+    let mut answers = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        answers.push(totals(&mut snapshot, tenant, subject, *range).await?);
+    }
+    Ok(answers)
+}
+
 /// Totals of one subject: a primary-key look-up for its lifetime; for a range its whole buckets
 /// and the lines of the ragged edges.
-pub(super) async fn totals(
-    pool: &SqlitePool,
+async fn totals(
+    connection: &mut SqliteConnection,
     tenant: &str,
     subject: Subject<'_>,
     range: Option<Range>,
@@ -45,7 +60,10 @@ pub(super) async fn totals(
                 .bind(tenant)
                 .bind(scope)
                 .bind(id);
-            query.fetch_optional(pool).await.map_err(unavailable)?
+            query
+                .fetch_optional(connection)
+                .await
+                .map_err(unavailable)?
         }
         Some(range) => {
             // Sessions keep no buckets: all of the range comes from their lines.
@@ -78,7 +96,7 @@ pub(super) async fn totals(
                     .bind(id),
                 &split,
             )
-            .fetch_optional(pool)
+            .fetch_optional(connection)
             .await
             .map_err(unavailable)?
         }
@@ -131,7 +149,7 @@ pub(super) async fn events(
         rows.extend(further.remove(&id).unwrap_or_default());
         events.push(lines::read(&rows)?);
     }
-    apply_corrections(&mut snapshot, &mut events).await?;
+    apply_corrections(&mut snapshot, &mut events, i64::MAX).await?;
     Ok(events)
 }
 
@@ -260,16 +278,18 @@ pub(super) async fn first_record(
     Ok(first)
 }
 
-/// Adds every line's reprices to its quote, and the void of an event to it.
+/// Adds every line's reprices to its quote, and the void of an event to it; those after the position
+/// `through` are left out.
 pub(super) async fn apply_corrections(
     connection: &mut SqliteConnection,
     events: &mut [Recorded],
+    through: i64,
 ) -> Result<(), Error> {
     let positions: Vec<i64> = events
         .iter()
         .flat_map(|event| event.quotes.iter().zip(event.position..).map(|(_, at)| at))
         .collect();
-    let (reprices, mut voids) = corrections(connection, &positions).await?;
+    let (reprices, mut voids) = corrections(connection, &positions, through).await?;
     for event in events {
         event.voided = voids.remove(&event.position);
         for (quote, position) in event.quotes.iter_mut().zip(event.position..) {
@@ -285,10 +305,14 @@ pub(super) async fn apply_corrections(
 async fn corrections(
     connection: &mut SqliteConnection,
     positions: &[i64],
+    through: i64,
 ) -> Result<(HashMap<i64, Quote>, HashMap<i64, Voided>), Error> {
     let mut reprices: HashMap<i64, Quote> = HashMap::new();
     let mut voids = HashMap::new();
     for row in by_position(connection, "of_position", positions).await? {
+        if row.try_get::<i64, _>("position").map_err(corrupt)? > through {
+            continue;
+        }
         let of: i64 = row.try_get("of_position").map_err(corrupt)?;
         if row.try_get::<&str, _>("kind").map_err(corrupt)? == "void" {
             let voided = Voided {
@@ -399,7 +423,7 @@ pub(super) async fn reprice_candidates(
         });
     }
     let positions: Vec<i64> = candidates.iter().map(|one| one.position).collect();
-    let (reprices, _) = corrections(&mut snapshot, &positions).await?;
+    let (reprices, _) = corrections(&mut snapshot, &positions, i64::MAX).await?;
     for candidate in &mut candidates {
         if let Some(reprice) = reprices.get(&candidate.position) {
             add_quote(candidate.priced.quote.get_or_insert_default(), reprice);

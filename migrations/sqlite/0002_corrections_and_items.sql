@@ -10,6 +10,15 @@ ALTER TABLE usage_lines ADD COLUMN correction TEXT;
 ALTER TABLE ledger_state ADD COLUMN secret BLOB NOT NULL DEFAULT x'';
 UPDATE ledger_state SET secret = randomblob(32);
 
+-- Each time that the ledger was opened, and the last position before it. A token names the opening
+-- in which it was issued: one that a copy of this file issued after it was copied, or that this file
+-- issued before a copy took its place, is told from those whose positions still hold.
+CREATE TABLE openings (
+    number         INTEGER PRIMARY KEY,
+    opening        TEXT    NOT NULL UNIQUE,
+    after_position INTEGER NOT NULL
+) STRICT;
+
 -- Requests that are named by a request_id, with what they answered: a repeat finds its first answer,
 -- and the same id with another content is told from it. Written in the transaction of the work.
 CREATE TABLE requests (

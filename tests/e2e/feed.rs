@@ -1,6 +1,7 @@
 //! Subscriptions and exports of a real server, over connections that really break.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -331,7 +332,7 @@ async fn who_reads_only_itself_sees_only_itself() {
 #[tokio::test]
 async fn a_token_that_cannot_be_used_is_told_apart() {
     let folder = tempfile::tempdir().unwrap();
-    let mut server = Start::new(folder.path())
+    let server = Start::new(folder.path())
         .argument("--ledger")
         .argument("sqlite:t.db")
         .serve();
@@ -354,38 +355,60 @@ async fn a_token_that_cannot_be_used_is_told_apart() {
     }
     let failure = refused(filtered(of_user("ada"), &token)).await;
     assert_eq!(failure.reason, R::ResumeTokenFilterMismatch);
+}
 
-    // A restored ledger has another epoch, or ends before the token's position.
-    server.terminate();
-    let change = |sql: &str| {
-        use std::process::Command;
-        let file = folder.path().join("t.db");
-        let changed = Command::new("python3")
-            .args(["-c", "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(sys.argv[2]); c.commit()"])
-            .arg(&file)
-            .arg(sql)
-            .status();
-        assert!(changed.unwrap().success());
-    };
-    change("UPDATE ledger_state SET epoch = 'feedfeedfeedfeed'");
-    server.restart();
-    let failure = refusal(&subscribe(&server, asked(&token)).await.unwrap_err());
-    assert_eq!(failure.reason, R::ResumeTokenExpired);
-    assert_eq!(failure.code, Code::OutOfRange);
-    let oldest = &failure.metadata["oldest_resume_token"];
-    let mut feed = subscribe(&server, asked(oldest)).await.unwrap();
-    let (id, token) = next_recorded(&mut feed).await;
-    assert_eq!(id, "one");
-    drop(feed);
-
-    server.terminate();
-    change("UPDATE ledger_state SET last_position = 0");
-    server.restart();
-    let failure = refusal(&subscribe(&server, asked(&token)).await.unwrap_err());
-    assert_eq!(failure.reason, R::ResumeTokenExpired);
-    let oldest = &failure.metadata["oldest_resume_token"];
-    let mut feed = subscribe(&server, asked(oldest)).await.unwrap();
+#[tokio::test]
+async fn a_token_of_what_a_restore_undid_has_expired() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Start::new(folder.path())
+        .argument("--ledger")
+        .argument("sqlite:t.db")
+        .serve();
+    let mut clients = Clients::of(&server).await;
+    let mut feed = subscribe(&server, asked("")).await.unwrap();
     first_token(&mut feed).await;
+    clients.record(event("before")).await.unwrap();
+    let (_, kept) = next_recorded(&mut feed).await;
+    server.terminate();
+
+    // A copy of the ledger, which then goes on, and is replaced by the copy.
+    let copied = |from: &str, to: &str| {
+        for end in ["", "-wal"] {
+            let from = folder.path().join(format!("{from}{end}"));
+            let to = folder.path().join(format!("{to}{end}"));
+            let _ = fs::remove_file(&to);
+            if from.exists() {
+                fs::copy(&from, &to).unwrap();
+            }
+        }
+    };
+    copied("t.db", "copy.db");
+    server.restart();
+    let mut clients = Clients::of(&server).await;
+    let mut feed = subscribe(&server, asked(&kept)).await.unwrap();
+    clients.record(event("undone")).await.unwrap();
+    let (id, lost) = next_recorded(&mut feed).await;
+    assert_eq!(id, "undone");
+    server.terminate();
+    copied("copy.db", "t.db");
+    server.restart();
+
+    // Whether or not as much was recorded since, the token is of a place that is no more.
+    let mut clients = Clients::of(&server).await;
+    for n in 0..3 {
+        let failure = refusal(&subscribe(&server, asked(&lost)).await.unwrap_err());
+        assert_eq!(failure.reason, R::ResumeTokenExpired);
+        assert_eq!(failure.code, Code::OutOfRange);
+        let oldest = &failure.metadata["oldest_resume_token"];
+        let mut feed = subscribe(&server, asked(oldest)).await.unwrap();
+        assert_eq!(next_recorded(&mut feed).await.0, "before");
+        clients.record(event(&format!("new{n}"))).await.unwrap();
+    }
+    // One of before the copy is as good as ever.
+    let mut feed = subscribe(&server, asked(&kept)).await.unwrap();
+    for n in 0..3 {
+        assert_eq!(next_recorded(&mut feed).await.0, format!("new{n}"));
+    }
 }
 
 #[tokio::test]

@@ -86,14 +86,18 @@ where
     let (tell, told) = oneshot::channel();
     let work = async move {
         let end = run(messages, record, rules, hand).await;
-        drop(place);
         // Nobody listens when the client has gone.
         let _ = tell.send(end);
     };
     tokio::spawn(work.in_current_span());
     let results = ReceiverStream::new(handed).map(|answer: Answer<R>| Ok(answer.results));
     let end = stream::once(told).map(|end| Err(end.unwrap_or(End::Gone)));
-    results.chain(end)
+    // The place is taken for as long as the transport has the stream, which with a client that never
+    // reads is longer than the work.
+    results.chain(end).map(move |answer| {
+        let _taken = &place;
+        answer
+    })
 }
 
 async fn run<T, R, E, F>(

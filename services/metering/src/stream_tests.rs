@@ -107,7 +107,9 @@ async fn every_event_has_one_result_and_then_the_stream_closes() {
     results.sort_unstable();
     assert_eq!(results, (0..1_300).collect::<Vec<_>>());
     assert_eq!(end, End::Closed);
-    assert!(client.streams.open().is_ok());
+    let streams = client.streams.clone();
+    drop(client);
+    assert!(streams.open().is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -180,9 +182,12 @@ async fn results_that_nobody_reads_end_the_stream() {
     tokio::time::sleep_until(begun + UNREAD_LIMIT * 2 - Duration::from_secs(3)).await;
     assert!(client.streams.open().is_err(), "the stream is open");
     tokio::time::sleep_until(begun + UNREAD_LIMIT * 2).await;
-    assert!(client.streams.open().is_ok(), "its place is free");
+    assert!(client.streams.open().is_err(), "the client still has it");
     // What had left for the transport is still there to be read, and then the reason.
+    let streams = client.streams.clone();
     assert_eq!(client.rest().await, (vec![2], End::AcksUnread));
+    drop(client);
+    assert!(streams.open().is_ok(), "its place is free");
 }
 
 #[tokio::test(start_paused = true)]

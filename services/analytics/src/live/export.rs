@@ -159,7 +159,7 @@ impl Live {
         let sealer = Sealer::new(
             Kind::Export,
             self.ledger.secret(),
-            self.ledger.epoch(),
+            self.ledger.opening(),
             &format!("{}\u{0}{asked:?}", caller.tenant),
         );
         let begin = Place {
@@ -170,13 +170,14 @@ impl Live {
         let place = match resume_token {
             "" => begin,
             token => {
-                let place = sealer.open(token, &begin.write())?;
-                Place::read(place).ok_or(TokenError::Invalid)?
+                let (opening, place) = sealer.open(token)?;
+                let place = Place::read(place).ok_or(TokenError::Invalid)?;
+                if !self.ledger.holds(opening, place.as_of) {
+                    return Err(sealer.expired(&begin.write()).into());
+                }
+                place
             }
         };
-        if place.as_of > end {
-            return Err(sealer.expired(&begin.write()).into());
-        }
         Ok(Export {
             ledger: Arc::clone(&self.ledger),
             tenant: caller.tenant.clone(),

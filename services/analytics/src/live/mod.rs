@@ -103,12 +103,12 @@ impl Live {
         let sealer = Sealer::new(
             Kind::Feed,
             self.ledger.secret(),
-            self.ledger.epoch(),
+            self.ledger.opening(),
             &format!("{}\u{0}{filter:?}", caller.tenant),
         );
         let after = match resume_token {
             "" => place,
-            token => resume_at(&sealer, token, place)?,
+            token => resume_at(&*self.ledger, &sealer, token)?,
         };
         let permit = self.streams.open()?;
         let subscriber = Subscriber {
@@ -134,10 +134,10 @@ impl Live {
 }
 
 /// The position of a token, which the ledger has to have: one restored from an older copy does not.
-fn resume_at(sealer: &Sealer, token: &str, end: i64) -> Result<i64, TokenError> {
-    let place = sealer.open(token, OLDEST)?;
+fn resume_at(ledger: &dyn Ledger, sealer: &Sealer, token: &str) -> Result<i64, TokenError> {
+    let (opening, place) = sealer.open(token)?;
     let position: i64 = place.parse().map_err(|_| TokenError::Invalid)?;
-    match position <= end {
+    match ledger.holds(opening, position) {
         true => Ok(position),
         false => Err(sealer.expired(OLDEST)),
     }

@@ -1,6 +1,7 @@
 //! Resume tokens: where a stream stood, sealed, and bound to what was asked for.
 //!
-//! `VERSION.EPOCH.PLACE.DIGEST.SEAL`. The place is the stream's own: of a subscription a position.
+//! `VERSION.OPENING.PLACE.DIGEST.SEAL`. The opening is the ledger's, in which the token was issued;
+//! the place is the stream's own: of a subscription a position.
 //! The digest is of what was asked for and by whom; the seal is an HMAC under the ledger's secret,
 //! so that a token which opens is one that this ledger issued.
 
@@ -41,8 +42,8 @@ pub enum TokenError {
     /// It was issued for another filter, tenant or user.
     #[error("resume_token belongs to a request with another filter, tenant or user")]
     OtherFilter,
-    /// It is of a ledger epoch that has ended, or of a place that the ledger does not have.
-    #[error("resume_token is of a ledger epoch that has ended")]
+    /// It is of a place that the ledger does not have: it was restored from a copy since.
+    #[error("resume_token is of a place that the ledger does not have, or no longer")]
     Expired {
         /// A token for the same filter from which on everything is kept.
         oldest: String,
@@ -54,19 +55,19 @@ pub enum TokenError {
 pub struct Sealer {
     kind: Kind,
     key: Hmac<Sha256>,
-    epoch: String,
+    opening: String,
     digest: String,
 }
 
 impl Sealer {
     /// For one request; `asked` is everything that the answer depends on.
-    pub fn new(kind: Kind, secret: &[u8], epoch: &str, asked: &str) -> Self {
+    pub fn new(kind: Kind, secret: &[u8], opening: &str, asked: &str) -> Self {
         let mut key = Key::<Hmac<Sha256>>::default();
         key[..32].copy_from_slice(&Sha256::digest(secret));
         Self {
             kind,
             key: Hmac::new(&key),
-            epoch: epoch.to_owned(),
+            opening: opening.to_owned(),
             digest: hex(&Sha256::digest(asked.as_bytes())[..DIGEST_BYTES]),
         }
     }
@@ -74,16 +75,16 @@ impl Sealer {
     /// The token of a place.
     pub fn seal(&self, place: &str) -> String {
         let kind = self.kind.as_str();
-        let body = format!("{kind}.{}.{place}.{}", self.epoch, self.digest);
+        let body = format!("{kind}.{}.{place}.{}", self.opening, self.digest);
         let seal = self.seal_of(&body);
         format!("{body}.{seal}")
     }
 
-    /// The place of a token; `oldest` is the place from which on everything is kept.
+    /// The opening and the place of a token. Whether the ledger still has it is the caller's to ask.
     ///
     /// # Errors
     /// Why it cannot be used.
-    pub fn open<'t>(&self, token: &'t str, oldest: &str) -> Result<&'t str, TokenError> {
+    pub fn open<'t>(&self, token: &'t str) -> Result<(&'t str, &'t str), TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::Invalid);
         }
@@ -94,16 +95,14 @@ impl Sealer {
         key.verify_truncated_left(&seal)
             .map_err(|_| TokenError::Invalid)?;
         let mut parts = body.split('.');
-        let (kind, epoch, place, digest) = (parts.next(), parts.next(), parts.next(), parts.next());
-        let place = place.ok_or(TokenError::Invalid)?;
+        let (kind, opening, place, digest) =
+            (parts.next(), parts.next(), parts.next(), parts.next());
+        let place = opening.zip(place).ok_or(TokenError::Invalid)?;
         if kind != Some(self.kind.as_str()) || parts.next().is_some() {
             return Err(TokenError::Invalid);
         }
         if digest != Some(&self.digest) {
             return Err(TokenError::OtherFilter);
-        }
-        if epoch != Some(&self.epoch) {
-            return Err(self.expired(oldest));
         }
         Ok(place)
     }
@@ -158,20 +157,20 @@ mod tests {
         let here = sealer("ann");
         let token = here.seal("42");
         assert!(token.len() <= MAX_TOKEN_BYTES);
-        assert_eq!(here.open(&token, "0"), Ok("42"));
-        assert_eq!(
-            sealer("bob").open(&token, "0"),
-            Err(TokenError::OtherFilter)
-        );
+        assert_eq!(here.open(&token), Ok(("0123456789abcdef", "42")));
+        assert_eq!(sealer("bob").open(&token), Err(TokenError::OtherFilter));
         let later = Sealer::new(Kind::Feed, &[7; 32], "fedcba9876543210", "ann");
-        match later.open(&token, "0") {
-            Err(TokenError::Expired { oldest }) => assert_eq!(later.open(&oldest, "0"), Ok("0")),
+        assert_eq!(later.open(&token), here.open(&token));
+        match later.expired("0") {
+            TokenError::Expired { oldest } => {
+                assert_eq!(later.open(&oldest), Ok(("fedcba9876543210", "0")));
+            }
             other => panic!("{other:?}"),
         }
         let another = Sealer::new(Kind::Feed, &[8; 32], "0123456789abcdef", "ann");
-        assert_eq!(another.open(&token, "0"), Err(TokenError::Invalid));
+        assert_eq!(another.open(&token), Err(TokenError::Invalid));
         let export = Sealer::new(Kind::Export, &[7; 32], "0123456789abcdef", "ann");
-        assert_eq!(export.open(&token, "0"), Err(TokenError::Invalid));
+        assert_eq!(export.open(&token), Err(TokenError::Invalid));
     }
 
     #[test]
@@ -179,23 +178,15 @@ mod tests {
         let here = sealer("ann");
         let token = here.seal("42");
         for end in 0..token.len() {
-            assert_eq!(
-                here.open(&token[..end], "0"),
-                Err(TokenError::Invalid),
-                "{end}"
-            );
+            assert_eq!(here.open(&token[..end]), Err(TokenError::Invalid), "{end}");
         }
         for at in 0..token.len() {
             let mut changed = token.clone().into_bytes();
             changed[at] ^= 1;
             let changed = String::from_utf8(changed).unwrap();
-            assert_eq!(
-                here.open(&changed, "0"),
-                Err(TokenError::Invalid),
-                "{changed}"
-            );
+            assert_eq!(here.open(&changed), Err(TokenError::Invalid), "{changed}");
         }
         let long = "f".repeat(MAX_TOKEN_BYTES + 1);
-        assert_eq!(here.open(&long, "0"), Err(TokenError::Invalid));
+        assert_eq!(here.open(&long), Err(TokenError::Invalid));
     }
 }

@@ -380,6 +380,14 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
     /// The key with which tokens are sealed; another one in every ledger.
     fn secret(&self) -> &[u8];
 
+    /// Names this opening of the ledger: another one each time that it is opened.
+    fn opening(&self) -> &str;
+
+    /// Whether the position, as it was known in that opening, is one of this ledger: not if the
+    /// ledger was restored from a copy since, and the position was given out after the copy was
+    /// made.
+    fn holds(&self, opening: &str, position: i64) -> bool;
+
     /// The ledger's epoch: another one after a restore, so that old positions can be told.
     fn epoch(&self) -> &str;
 

@@ -9,6 +9,7 @@ mod items;
 mod lines;
 mod log;
 mod messages;
+mod openings;
 mod prices;
 mod read;
 mod reports;
@@ -34,6 +35,7 @@ use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use self::openings::Openings;
 use self::writer::{Batched, Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{
@@ -65,6 +67,7 @@ pub struct Sqlite {
     jobs: mpsc::Sender<Job>,
     queue: Arc<Semaphore>,
     epoch: String,
+    openings: Openings,
     secret: Vec<u8>,
     committed: watch::Receiver<i64>,
 }
@@ -116,6 +119,7 @@ impl Sqlite {
                 .fetch_one(&mut connection)
                 .await
                 .map_err(unavailable)?;
+        let openings = Openings::begin(&mut connection, last_position).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.read_only(true).pragma("cache_size", READER_CACHE))
@@ -129,6 +133,7 @@ impl Sqlite {
             jobs,
             queue: Arc::new(Semaphore::new(MAX_QUEUED_EVENTS)),
             epoch,
+            openings,
             secret,
             committed,
         })
@@ -329,6 +334,15 @@ impl Ledger for Sqlite {
 
     fn secret(&self) -> &[u8] {
         &self.secret
+    }
+
+    fn opening(&self) -> &str {
+        self.openings.current()
+    }
+
+    fn holds(&self, opening: &str, position: i64) -> bool {
+        self.openings
+            .holds(opening, position, *self.committed.borrow())
     }
 
     fn epoch(&self) -> &str {

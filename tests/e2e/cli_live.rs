@@ -186,6 +186,13 @@ async fn an_export_imported_elsewhere_has_equal_totals() {
     // Without a file the same lines go to standard output, voided ones left out.
     let printed = server.run(["export"]).success().stdout;
     assert_eq!(printed.lines().count(), 2_499);
+    // A reader that goes away has a part only, and that is no success.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let gone = server.client(["export"]).stdout(writer).output().unwrap();
+    let said = String::from_utf8(gone.stderr).unwrap();
+    assert_eq!(gone.status.code(), Some(1), "{said}");
+    assert!(said.contains("the export is not whole"), "{said}");
 
     let words = [
         "import",
@@ -209,6 +216,17 @@ async fn an_export_imported_elsewhere_has_equal_totals() {
         assert_eq!(own["totals"], copy["totals"]);
         assert_eq!(own["models"], copy["models"]);
     }
+
+    // What was voided since is left out on both sides.
+    let void = ["void", "e2", "--reason", "r", "--tenant", "copy"];
+    server.run(void).success();
+    let again = server.run(words).success().json();
+    assert_eq!(again["equal"], true, "{again}");
+    assert_eq!(
+        (&again["duplicates"], &again["store"]["voided"]),
+        (&json!(2_499), &json!(1))
+    );
+    assert_eq!(again["file"]["events"], 2_498);
 }
 
 #[tokio::test]

@@ -347,6 +347,13 @@ async fn a_reprice_run_does_what_its_dry_run_said() {
         (refused.code(), refusal(&refused).reason),
         (Code::Aborted, R::RepriceStale)
     );
+    let negative = v1::RepriceUsageRequest {
+        expected_price_version: Some(-4),
+        ..stale.clone()
+    };
+    let refused = refusal(&clients.reprice(negative).await.unwrap_err());
+    assert_eq!(refused.reason, R::FieldInvalid);
+    assert_eq!(refused.violations[0].0, "expected_price_version");
     let other = v1::RepriceUsageRequest {
         request_id: "run".into(),
         ..stale.clone()

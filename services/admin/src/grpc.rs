@@ -222,6 +222,13 @@ impl AdminService for Grpc {
         let caller = Caller::of(request.extensions())?;
         let budget = deadline::budget(request.metadata(), self.request_timeout);
         let asked = request.into_inner();
+        if asked
+            .expected_price_version
+            .is_some_and(|version| version < 0)
+        {
+            let text = "is negative; send price_version of a dry run, or leave it away";
+            return Err(Error::from(Violation::new("expected_price_version", text)).into());
+        }
         let asked = Reprice {
             request_id: asked.request_id,
             query: RepriceQuery {

@@ -102,10 +102,7 @@ impl Config {
             }),
             otlp_endpoint: from.value("otlp_endpoint", None, |url| match url {
                 "" => Ok(None),
-                url if url.starts_with("http://") || url.starts_with("https://") => {
-                    Ok(Some(url.to_owned()))
-                }
-                _ => Err("must start with http:// or https://".into()),
+                url => endpoint(url).map(Some),
             }),
         };
         if from.errors.is_empty() {
@@ -151,6 +148,22 @@ fn ledger(url: &str) -> Result<std::path::PathBuf, String> {
         return Err("comes with a later version; use sqlite:PATH".into());
     }
     sqlite::path_of_url(url).ok_or_else(|| "must be sqlite:PATH, a file that is kept".into())
+}
+
+/// An endpoint that the exporter takes, with a host to send to.
+fn endpoint(url: &str) -> Result<String, String> {
+    let wrong = || "must be http:// with a host, such as http://127.0.0.1:4317".to_owned();
+    let uri: http::Uri = url.parse().map_err(|_| wrong())?;
+    // `Uri` takes any text for a port, and answers none if it is no number.
+    let sound = uri.authority().is_some_and(|authority| {
+        let host = authority.host();
+        !host.is_empty() && (authority.as_str().ends_with(host) || authority.port().is_some())
+    });
+    match uri.scheme_str() {
+        Some("https") => Err("is https, which comes with a later version; use http://".to_owned()),
+        Some("http") if sound => Ok(url.to_owned()),
+        _ => Err(wrong()),
+    }
 }
 
 fn roles(list: &str) -> Result<Vec<ServeRole>, String> {
@@ -228,6 +241,32 @@ mod tests {
             .filter_map(|error| error.split(':').next())
             .collect();
         assert_eq!(keys, ["log", "bogus", "roles", "time_zone"], "{errors:#?}");
+    }
+
+    #[test]
+    fn an_endpoint_of_traces_has_a_host() {
+        for url in [
+            "http://",
+            "http://:4317",
+            "http:///v1",
+            "http://a b",
+            "http://a:port",
+            "ftp://a",
+            "127.0.0.1:4317",
+        ] {
+            let errors = read(&[("otlp_endpoint", url)]).unwrap_err();
+            assert!(errors[0].contains("with a host"), "{errors:?}");
+        }
+        let errors = read(&[("otlp_endpoint", "https://otel.example")]).unwrap_err();
+        assert!(errors[0].contains("use http://"), "{errors:?}");
+        for url in [
+            "",
+            "http://127.0.0.1:4317",
+            "http://otel.example/",
+            "http://[::1]:1",
+        ] {
+            assert!(read(&[("otlp_endpoint", url)]).is_ok(), "{url}");
+        }
     }
 
     #[test]

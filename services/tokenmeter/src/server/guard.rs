@@ -73,7 +73,7 @@ impl GuardLayer {
     fn request_id(&self, headers: &HeaderMap) -> HeaderValue {
         if let Some(id) = headers.get(REQUEST_ID)
             && (1..=MAX_REQUEST_ID).contains(&id.len())
-            && id.to_str().is_ok()
+            && id.as_bytes().iter().all(u8::is_ascii_graphic)
         {
             return id.clone();
         }
@@ -228,4 +228,32 @@ fn bare(response: &Response<Body>) -> Option<Response<Body>> {
         }
     }
     Some(better)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_visible_ascii_is_taken_over_as_a_request_id() {
+        let guard = GuardLayer::new(1, 1, Duration::ZERO, CancellationToken::new());
+        let of = |id: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_bytes(id).unwrap());
+            guard.request_id(&headers)
+        };
+        let longest = [b'x'; MAX_REQUEST_ID];
+        for id in [&b"!a-7~"[..], &longest] {
+            assert_eq!(of(id), id);
+        }
+        let long = [b'x'; MAX_REQUEST_ID + 1];
+        for id in [&b""[..], b"a b", b" ", b"a\tb", b"caf\xc3\xa9", &long] {
+            let made = of(id);
+            assert_ne!(made, id);
+            assert!(
+                made.as_bytes().iter().all(u8::is_ascii_hexdigit),
+                "{made:?}"
+            );
+        }
+    }
 }

@@ -111,10 +111,15 @@ impl Sink {
     pub(super) fn write(&mut self, data: &[u8], mark: &Mark) -> Result<(), Error> {
         match self {
             Self::Stdout(_) => {
+                // A reader that went away is no success here: it has a part of the export.
                 let mut out = io::stdout().lock();
-                out.write_all(data)?;
-                out.flush()?;
-                Ok(())
+                out.write_all(data)
+                    .and_then(|()| out.flush())
+                    .map_err(|error| {
+                        Error::Input(format!(
+                            "cannot write to standard output: {error}; the export is not whole"
+                        ))
+                    })
             }
             Self::File(part) => {
                 let failed = |error: io::Error| Error::file("write", &part.part, &error);

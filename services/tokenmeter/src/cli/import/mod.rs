@@ -149,7 +149,8 @@ pub(crate) async fn run(
         time: args.time,
         file_hash: content.hash,
     };
-    let rows = format.rows(file::open(&args.file)?, defaults)?;
+    let rows = || format.rows(file::open(&args.file)?, defaults.clone());
+    let source = rows()?;
     let store = client.connect().await?;
 
     let bar = progress_bar(content.bytes);
@@ -165,13 +166,16 @@ pub(crate) async fn run(
         retry: &retry,
     };
     let progress = |end| bar.set_position(end);
-    let done = import.run(rows, &state, progress).await;
-    let done = done.inspect_err(|_| bar.abandon())?;
+    let done = import.run(source, &state, progress).await;
+    let mut done = done.inspect_err(|_| bar.abandon())?;
     bar.set_message("reading back");
     let standing = readback::read_back(&store, &retry, &done.accepted).await;
     bar.finish_and_clear();
     let report = match standing {
         Ok(standing) => {
+            if !standing.voided.is_empty() {
+                run::leave_out(&mut done, rows()?, standing.voided.clone())?;
+            }
             state.remove()?;
             Report::new(&done, Some(standing))
         }

@@ -20,12 +20,12 @@ const PAGES_PER_PAGE: usize = 4;
 const AT_ONCE: usize = 16;
 
 /// Sums over what stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Standing {
     /// Events found that are not voided.
     pub(super) events: i64,
-    /// Events found that are voided.
-    pub(super) voided: i64,
+    /// Ids of the events found that are voided.
+    pub(super) voided: HashSet<Box<str>>,
     /// Lines of those not voided.
     pub(super) lines: i64,
     /// Lines without a price.
@@ -39,7 +39,7 @@ pub(super) struct Standing {
 impl Standing {
     fn add(&mut self, event: &v1::RecordedEvent) {
         if event.voided {
-            self.voided += 1;
+            self.voided.insert(event.event_id.as_str().into());
             return;
         }
         self.events += 1;

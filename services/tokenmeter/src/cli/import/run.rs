@@ -40,6 +40,8 @@ pub(super) struct Done {
 pub(super) struct Accepted {
     /// Every id; about 100 bytes of memory a row.
     pub(super) ids: HashSet<Box<str>>,
+    /// Ids that are left out: their events were voided in the store.
+    voided: HashSet<Box<str>>,
     /// Lines of all.
     pub(super) lines: i64,
     /// Counts of all.
@@ -53,7 +55,8 @@ pub(super) struct Accepted {
 impl Accepted {
     /// Adds an event. The first row of an id counts, as it does in the store.
     fn add(&mut self, event: &v1::UsageEvent, used: Used) {
-        if !self.ids.insert(event.event_id.as_str().into()) {
+        let id = event.event_id.as_str();
+        if self.voided.contains(id) || !self.ids.insert(id.into()) {
             return;
         }
         self.lines += used.lines;
@@ -127,6 +130,20 @@ impl<S: Store> Import<'_, S> {
     async fn send(&self, events: Vec<v1::UsageEvent>) -> Result<Vec<Outcome>, Error> {
         deliver(self.store, self.retry, &events).await
     }
+}
+
+/// Leaves the events that stand voided in the store out of what the file says: it is read again,
+/// from `source`, and summed up without them.
+pub(super) fn leave_out(
+    done: &mut Done,
+    source: impl Source,
+    voided: HashSet<Box<str>>,
+) -> Result<(), Error> {
+    done.accepted = Accepted {
+        voided,
+        ..Default::default()
+    };
+    Rows { source, held: None }.replay(done)
 }
 
 /// Batches in flight, in the order of the file.

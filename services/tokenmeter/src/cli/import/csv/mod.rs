@@ -192,17 +192,26 @@ impl Layout {
         let first = records.next().map_err(unreadable)?;
         let names = match &first {
             Some(Record {
-                fields: Some(fields),
-                ..
+                fields: Ok(fields), ..
             }) => names(fields),
-            Some(_) => return Err(Error::Input("the first line is too long".to_owned())),
+            Some(Record {
+                fields: Err(fault), ..
+            }) => return Err(Error::Input(format!("the first record: {fault}"))),
             None => Vec::new(),
         };
         let mut cells = Vec::new();
         for source in &self.sources {
             let column = match &source.column {
-                // An empty file has no columns, and no row that would miss them.
-                Some(_) if first.is_none() => None,
+                // Without a line of names, an empty file is a table of no rows.
+                Some(_) if first.is_none() && !self.header => None,
+                Some(column) if first.is_none() => {
+                    return Err(Error::Input(format!(
+                        "--map {}={}: the file is empty, and has no first line that names its \
+                         columns; with --no-header it needs none",
+                        source.field.name(),
+                        cut(column)
+                    )));
+                }
                 Some(column) => Some(self.column(&source.field, column, &names)?),
                 None => None,
             };
@@ -308,9 +317,10 @@ impl<R: BufRead> Source for Rows<R> {
 impl<R> Rows<R> {
     fn plan(&self, record: &Record) -> Result<Planned, Refusal> {
         let invalid = |why: String| Refusal::new(ROW_INVALID, why);
-        let fields = record.fields.as_ref().ok_or_else(|| {
-            invalid("the record is too long; is a quote missing that closes a value?".to_owned())
-        })?;
+        let fields = record
+            .fields
+            .as_ref()
+            .map_err(|fault| invalid(fault.to_string()))?;
         if fields.len() != self.width {
             let (got, width) = (fields.len(), self.width);
             return Err(invalid(format!(

@@ -1,11 +1,11 @@
-//! Records of comma-separated values, each of bounded size, with the line on which it begins.
+//! Records of comma-separated values as RFC 4180 has them, each of bounded size, with the line on
+//! which it begins.
 //!
-//! `csv-core` does the quoting. What it does not do is bound a record: an open quote would have it
-//! read the rest of the file into memory.
+//! What RFC 4180 does not allow is not guessed at: it is the fault of its record. A record ends in
+//! LF or CRLF and in nothing else, so that no two of them begin on one line: ids are made of lines.
 
+use std::fmt;
 use std::io::{self, BufRead};
-
-use csv_core::ReadRecordResult as Step;
 
 /// Longest record that is read, in bytes.
 const MAX_RECORD_BYTES: usize = 4 * 1024 * 1024;
@@ -21,8 +21,53 @@ pub(super) struct Record {
     pub(super) line: u64,
     /// Where the next one begins, in bytes.
     pub(super) end: u64,
-    /// Its fields; none for a record that is too large.
-    pub(super) fields: Option<Fields>,
+    /// Its fields, or why it has none.
+    pub(super) fields: Result<Fields, Fault>,
+}
+
+/// Why a record has no fields. Lines are those of the file, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It is longer than is read.
+    TooLong,
+    /// The file ends inside the quotes that open on this line.
+    Unclosed(u64),
+    /// Text follows the quotes that open on this line.
+    AfterQuotes(u64),
+    /// A value on this line has a quote, and is not in quotes.
+    BareQuote(u64),
+    /// This line has a CR that no LF follows.
+    LoneReturn(u64),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong => {
+                f.write_str("the record is too long; is a quote missing that closes a value?")
+            }
+            Self::Unclosed(line) => write!(
+                f,
+                "the file ends inside the quotes that open on line {line} (from 0); close them, \
+                 and write a quote inside a value twice"
+            ),
+            Self::AfterQuotes(line) => write!(
+                f,
+                "text follows the closing quote of a value that opens on line {line} (from 0); \
+                 write a quote inside a value twice"
+            ),
+            Self::BareQuote(line) => write!(
+                f,
+                "line {line} (from 0) has a quote in a value that is not in quotes; put the value \
+                 in quotes and write the quote twice"
+            ),
+            Self::LoneReturn(line) => write!(
+                f,
+                "line {line} (from 0) has a carriage return (CR) that no line feed (LF) follows; \
+                 end lines in LF or CRLF, and put a value that has a CR in quotes"
+            ),
+        }
+    }
 }
 
 /// The fields of a record, unquoted.
@@ -52,13 +97,11 @@ impl Fields {
 /// The records of a file. Empty lines are passed over, and counted.
 pub(super) struct Records<R> {
     reader: R,
-    core: csv_core::Reader,
-    /// Line breaks consumed.
+    delimiter: u8,
+    /// Line feeds consumed.
     line: u64,
     /// Bytes consumed.
     at: u64,
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
 }
 
 impl<R: BufRead> Records<R> {
@@ -66,69 +109,172 @@ impl<R: BufRead> Records<R> {
     pub(super) fn new(reader: R, delimiter: u8) -> Self {
         Self {
             reader,
-            core: csv_core::ReaderBuilder::new().delimiter(delimiter).build(),
+            delimiter,
             line: 0,
             at: 0,
-            bytes: vec![0; 64 * 1024],
-            ends: vec![0; MAX_FIELDS],
         }
     }
 
     /// The next record; none at the end of the file.
     pub(super) fn next(&mut self) -> io::Result<Option<Record>> {
-        if !self.skip_to_record()? {
-            return Ok(None);
+        if self.at == 0 && self.reader.fill_buf()?.starts_with(BYTE_ORDER_MARK) {
+            self.reader.consume(BYTE_ORDER_MARK.len());
+            self.at = BYTE_ORDER_MARK.len() as u64;
         }
-        let line = self.line;
-        let (mut bytes, mut ends, mut fits) = (0, 0, true);
         loop {
-            let input = self.reader.fill_buf()?;
-            let (step, read, written, ended) =
-                self.core
-                    .read_record(input, &mut self.bytes[bytes..], &mut self.ends[ends..]);
-            let breaks = input[..read].iter().filter(|byte| **byte == b'\n');
-            self.line += breaks.count() as u64;
-            self.at += read as u64;
-            self.reader.consume(read);
-            (bytes, ends) = (bytes + written, ends + ended);
-            match step {
-                Step::Record | Step::End => break,
-                Step::InputEmpty => {}
-                Step::OutputFull if self.bytes.len() < MAX_RECORD_BYTES => {
-                    self.bytes.resize(self.bytes.len() * 2, 0);
-                }
-                // The rest of the record is read over what was read of it.
-                Step::OutputFull | Step::OutputEndsFull => (bytes, ends, fits) = (0, 0, false),
+            let (line, start) = (self.line, self.at);
+            let draft = self.read()?;
+            if draft.blank && self.at == start {
+                return Ok(None);
+            }
+            if !draft.blank {
+                return Ok(Some(Record {
+                    line,
+                    end: self.at,
+                    fields: draft.fault.map_or(Ok(draft.fields), Err),
+                }));
             }
         }
-        let fields = fits.then(|| Fields {
-            bytes: self.bytes[..bytes].to_vec(),
-            ends: self.ends[..ends].to_vec(),
-        });
-        let end = self.at;
-        Ok(Some(Record { line, end, fields }))
     }
 
-    /// Passes over the mark at the begin, and over line breaks. False at the end of the file.
-    fn skip_to_record(&mut self) -> io::Result<bool> {
+    /// Reads to the end of a record, of an empty line, or of the file.
+    fn read(&mut self) -> io::Result<Draft> {
+        let mut draft = Draft::default();
         loop {
             let input = self.reader.fill_buf()?;
-            let skipped = match input {
-                [] => return Ok(false),
-                _ if self.at == 0 && input.starts_with(BYTE_ORDER_MARK) => BYTE_ORDER_MARK.len(),
-                _ => {
-                    let record = |byte: &u8| !matches!(byte, b'\n' | b'\r');
-                    input.iter().position(record).unwrap_or(input.len())
-                }
-            };
-            if skipped == 0 {
-                return Ok(true);
+            if input.is_empty() {
+                draft.end_of_file(self.line);
+                return Ok(draft);
             }
-            let breaks = input[..skipped].iter().filter(|byte| **byte == b'\n');
-            self.line += breaks.count() as u64;
-            self.at += skipped as u64;
-            self.reader.consume(skipped);
+            let (mut read, mut ended) = (0, false);
+            for byte in input {
+                ended = draft.step(*byte, self.delimiter, self.line);
+                read += 1;
+                self.line += u64::from(*byte == b'\n');
+                if ended {
+                    break;
+                }
+            }
+            self.reader.consume(read);
+            self.at += read as u64;
+            if ended {
+                return Ok(draft);
+            }
         }
+    }
+}
+
+/// Where in a record a byte stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Place {
+    /// At the begin of a value.
+    #[default]
+    Begin,
+    /// In a value without quotes.
+    Bare,
+    /// In a value in quotes.
+    Quoted,
+    /// After a quote in quotes: the closing one, or the first of two.
+    Quote,
+    /// After a CR.
+    Return,
+    /// After a fault, in what is left of its line.
+    Rest,
+}
+
+/// A record as its bytes come together.
+#[derive(Debug)]
+struct Draft {
+    place: Place,
+    /// Whether nothing but a line break was read.
+    blank: bool,
+    /// The line on which the last value in quotes begins.
+    opened: u64,
+    fields: Fields,
+    fault: Option<Fault>,
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        Self {
+            place: Place::Begin,
+            blank: true,
+            opened: 0,
+            fields: Fields::default(),
+            fault: None,
+        }
+    }
+}
+
+impl Draft {
+    /// Takes a byte of line `line`. True if the record ends with it.
+    fn step(&mut self, byte: u8, delimiter: u8, line: u64) -> bool {
+        self.blank &= matches!(byte, b'\n' | b'\r');
+        match (self.place, byte) {
+            (Place::Quoted, b'"') => self.place = Place::Quote,
+            (Place::Quoted, _) => self.push(byte),
+            (Place::Quote, b'"') => {
+                self.push(byte);
+                self.place = Place::Quoted;
+            }
+            (_, b'\n') => {
+                self.end_field();
+                return true;
+            }
+            (Place::Rest, _) => {}
+            (Place::Return, _) => self.fail(Fault::LoneReturn(line)),
+            (_, b'\r') => self.place = Place::Return,
+            (_, byte) if byte == delimiter => {
+                self.end_field();
+                self.place = Place::Begin;
+            }
+            (Place::Begin, b'"') => (self.place, self.opened) = (Place::Quoted, line),
+            (Place::Quote, _) => self.fail(Fault::AfterQuotes(self.opened)),
+            (Place::Bare, b'"') => self.fail(Fault::BareQuote(line)),
+            (Place::Begin | Place::Bare, _) => {
+                self.push(byte);
+                self.place = Place::Bare;
+            }
+        }
+        false
+    }
+
+    /// The file ends on line `line`, and with it the record.
+    fn end_of_file(&mut self, line: u64) {
+        match self.place {
+            Place::Quoted => self.fail(Fault::Unclosed(self.opened)),
+            Place::Return => self.fail(Fault::LoneReturn(line)),
+            _ => self.end_field(),
+        }
+    }
+
+    fn push(&mut self, byte: u8) {
+        match self.fields.bytes.len() {
+            _ if self.fault.is_some() => {}
+            MAX_RECORD_BYTES => self.too_long(),
+            _ => self.fields.bytes.push(byte),
+        }
+    }
+
+    fn end_field(&mut self) {
+        match self.fields.ends.len() {
+            _ if self.fault.is_some() => {}
+            MAX_FIELDS => self.too_long(),
+            _ => self.fields.ends.push(self.fields.bytes.len()),
+        }
+    }
+
+    /// What is left of the record is read over, by the same rules, to find its end.
+    fn too_long(&mut self) {
+        self.fault = Some(Fault::TooLong);
+        self.fields = Fields::default();
+    }
+
+    /// What is left of the line is read over: what a quote means there is anyone's guess.
+    fn fail(&mut self, fault: Fault) {
+        self.fault = Some(fault);
+        self.place = Place::Rest;
+        self.blank = false;
     }
 }
 
@@ -185,23 +331,51 @@ mod tests {
         let next = |records: &mut Records<&[u8]>| records.next().unwrap().unwrap();
         assert_eq!(next(&mut records).fields.unwrap().len(), 2);
         let large = next(&mut records);
-        assert_eq!((large.line, large.fields), (1, None));
+        assert_eq!((large.line, large.fields), (1, Err(Fault::TooLong)));
         let after = next(&mut records);
         assert_eq!(
             (after.line, after.fields.unwrap().get(1)),
             (2, Some(&b"2"[..]))
         );
-        assert!(records.bytes.len() <= MAX_RECORD_BYTES);
         assert_eq!(records.next().unwrap(), None);
 
         let many = format!("{}\n1,2\n", ",".repeat(MAX_FIELDS + 1));
         let mut records = Records::new(many.as_bytes(), b',');
-        assert_eq!(next_fields(&mut records), None);
-        assert_eq!(next_fields(&mut records), Some(2));
+        assert_eq!(next(&mut records).fields, Err(Fault::TooLong));
+        assert_eq!(next(&mut records).fields.unwrap().len(), 2);
     }
 
-    fn next_fields(records: &mut Records<&[u8]>) -> Option<usize> {
-        let record = records.next().unwrap().unwrap();
-        record.fields.map(|fields| fields.len())
+    #[test]
+    fn what_is_against_rfc_4180_is_a_fault_of_its_record_alone() {
+        for (text, fault, after) in [
+            ("a\rb\n1,2\n", Fault::LoneReturn(0), Some(1)),
+            ("\n\ra\n1,2\n", Fault::LoneReturn(1), Some(2)),
+            ("a\r\r\n1,2\n", Fault::LoneReturn(0), Some(1)),
+            ("\"a\"\rb\n1,2\n", Fault::LoneReturn(0), Some(1)),
+            ("a\rb\rc\r", Fault::LoneReturn(0), None),
+            ("a,b\r", Fault::LoneReturn(0), None),
+            ("\r", Fault::LoneReturn(0), None),
+            ("\"x\ny\"z,\"\n1,2\n", Fault::AfterQuotes(0), Some(2)),
+            ("\"x\" ,1\n1,2\n", Fault::AfterQuotes(0), Some(1)),
+            ("a\"b\"c,1\n1,2\n", Fault::BareQuote(0), Some(1)),
+            (" \"b\",1\n1,2\n", Fault::BareQuote(0), Some(1)),
+            ("\n1,\"b\n4,c\n5,d\n", Fault::Unclosed(1), None),
+            ("\"x\ny\",\"", Fault::Unclosed(1), None),
+        ] {
+            for buffer in [3, 1_000] {
+                let mut records =
+                    Records::new(BufReader::with_capacity(buffer, text.as_bytes()), b',');
+                let first = records.next().unwrap().unwrap();
+                assert_eq!(first.fields, Err(fault), "{text:?}");
+                let next = records.next().unwrap();
+                assert_eq!(next.as_ref().map(|next| next.line), after, "{text:?}");
+                assert!(next.is_none_or(|next| next.fields.unwrap().len() == 2));
+                assert_eq!(records.next().unwrap(), None, "{text:?}");
+            }
+        }
+        // Inside quotes a CR is text.
+        let got = read(b"\"a\rb\",\"\"\r\n\r\n1,2", 3);
+        assert_eq!(got[0].2, ["a\rb", ""]);
+        assert_eq!((got[1].0, got.len()), (2, 2));
     }
 }

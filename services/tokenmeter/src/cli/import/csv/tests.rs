@@ -157,7 +157,11 @@ fn a_bad_row_is_refused_by_column_and_stops_no_other() {
     );
     assert!(!refusal(&items[2]).contains("secret"));
     assert_eq!(counts(&items[3]).input, 4);
-    assert!(refusal(&items[4]).contains("has 1 columns"));
+    assert_eq!(
+        refusal(&items[4]),
+        "ROW_INVALID: the file ends inside the quotes that open on line 5 (from 0); close them, \
+         and write a quote inside a value twice"
+    );
 
     let words = with_constants(&["--map", "prompt=p", "--map", "cache_read=c"]);
     let items = rows(&words, "p,c\n1,2\n").unwrap();
@@ -230,9 +234,35 @@ fn what_would_make_every_row_wrong_is_said_at_once() {
         let error = rows(&words, table).unwrap_err();
         assert!(error.contains(text), "{words:?}: {error}");
     }
+    for empty in ["", "\n\r\n"] {
+        let error = rows(&with_constants(&["--map", "output=out"]), empty).unwrap_err();
+        assert!(
+            error.contains("--map output=\"out\": the file is empty"),
+            "{error}"
+        );
+        let words = with_constants(&["--no-header", "--map", "output=1"]);
+        assert!(rows(&words, empty).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn no_two_rows_have_the_same_derived_id() {
+    let words = with_constants(&["--map", "input=in", "--map", "output=out"]);
+    let error = rows(&words, "in,out\r10,2\r10,2\r10,2\r10,2").unwrap_err();
     assert!(
-        rows(&with_constants(&["--map", "output=out"]), "")
-            .unwrap()
-            .is_empty()
+        error.contains("the first record: line 0 (from 0) has a carriage return (CR)"),
+        "{error}"
     );
+    let table = "in,out\n10,2\n10,2\r10,2\r10,2\n\"10\",\"2\"\r\n10,2\r";
+    let items = rows(&words, table).unwrap();
+    let ids: Vec<_> = items
+        .iter()
+        .filter_map(Item::event)
+        .map(|planned| planned.event.event_id.as_str())
+        .collect();
+    let id = |line| format!("file:{}:{line}", "a".repeat(32));
+    assert_eq!(ids, [id(1), id(3)]);
+    for item in [&items[1], &items[3]] {
+        assert!(refusal(item).contains("end lines in LF or CRLF"));
+    }
 }

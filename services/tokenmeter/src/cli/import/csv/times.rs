@@ -115,6 +115,22 @@ mod tests {
     }
 
     #[test]
+    fn a_local_time_that_is_twice_or_never_is_read_by_one_rule() {
+        let berlin = times(None, "Europe/Berlin");
+        let utc = times(None, "UTC");
+        for (local, expected) in [
+            // Summer time ends: the first of two.
+            ("2026-10-25 02:30:00", "2026-10-25T00:30:00Z"),
+            // It begins: by the offset before.
+            ("2026-03-29 02:30:00", "2026-03-29T01:30:00Z"),
+        ] {
+            let expected = micros(&utc, expected);
+            assert!(expected.is_some());
+            assert_eq!(micros(&berlin, local), expected, "{local}");
+        }
+    }
+
+    #[test]
     fn numbers_count_what_they_are_said_to() {
         for (unit, text, expected) in [
             (TimeUnit::S, "1700158623", 1_700_158_623_000_000),

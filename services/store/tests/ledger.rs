@@ -97,6 +97,12 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
+            async fn ends_move_no_tool_between_pages() {
+                let (ledger, _kept) = $open().await;
+                conformance::reports::ends_move_no_tool_between_pages(&ledger).await;
+            }
+
+            #[tokio::test]
             async fn messages_stand_in_sequence() {
                 let (ledger, _kept) = $open().await;
                 conformance::reports::messages_stand_in_sequence(&ledger).await;

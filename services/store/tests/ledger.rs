@@ -49,6 +49,12 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
+            async fn a_reprice_step_starts_where_its_run_stands() {
+                let (ledger, _kept) = $open().await;
+                conformance::a_reprice_step_starts_where_its_run_stands(&ledger).await;
+            }
+
+            #[tokio::test]
             async fn reprices_keep_events_together() {
                 let (ledger, _kept) = $open().await;
                 conformance::reprices_keep_events_together(&ledger).await;

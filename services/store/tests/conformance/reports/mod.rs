@@ -214,6 +214,7 @@ impl<'a> World<'a> {
             .unwrap();
         let step = RepriceStep {
             request: request("a", "run", "RepriceUsage", T0),
+            previous: None,
             reprice_id: "run".into(),
             adjustments: lines
                 .iter()

@@ -24,10 +24,9 @@ use crate::error::Error;
 
 /// The RPC, as requests are remembered.
 const RPC: &str = "RepriceUsage";
-/// Positions that are read at once.
-const STRETCH: i64 = 20_000;
-/// Lines of a step at most. A step is one transaction, which others wait for.
-const STEP_LINES: usize = 1_000;
+/// Positions that a step goes through; the last event in it may have lines behind them. A step is
+/// one transaction, which others wait for, and a call looks at its deadline only between steps.
+const STEP: i64 = 500;
 /// Models that a report tells apart; lines of further models count in its sums only.
 const MAX_MODELS: usize = 10_000;
 
@@ -91,6 +90,16 @@ impl ModelReport {
     }
 }
 
+/// A run as a call has it.
+struct Run {
+    /// What it did so far.
+    report: Report,
+    /// The same as the ledger remembers it; none before the first step, and in a dry run.
+    remembered: Option<String>,
+    /// Whether this call has done a step, so that it may stop.
+    stepped: bool,
+}
+
 /// Reprices recorded usage.
 pub struct RepriceAdmin {
     ledger: Arc<dyn Ledger>,
@@ -142,38 +151,32 @@ impl RepriceAdmin {
             true => None,
             false => Some(self.begin(&caller.tenant)?),
         };
-        let mut report = match self.before(asked, &request).await? {
-            Some(report) if report.complete => return Ok(report),
-            Some(report) => report,
-            None => Report {
-                reprice_id: reprice_id(asked, &request),
-                until: *self.ledger.committed().borrow(),
-                ..Report::default()
-            },
-        };
         // The book as it is now, not as it was a second ago.
         self.books.invalidate();
         let book = self.books.of(&caller.tenant).await?;
-        report.price_version = book.version();
+        let mut run = self.stands(asked, &request, &book).await?;
+        if run.report.complete {
+            return Ok(run.report);
+        }
         if asked
             .expected_price_version
-            .is_some_and(|expected| expected != report.price_version)
+            .is_some_and(|expected| expected != book.version())
         {
             return Err(Error::RepriceStale);
         }
         let stop = started + budget;
-        while report.through < report.until {
-            self.stretch(asked, &request, &book, &mut report, stop)
-                .await?;
-            if Instant::now() >= stop {
+        while run.report.through < run.report.until {
+            self.step(asked, &request, &book, &mut run, stop).await?;
+            if run.stepped && Instant::now() >= stop {
                 break;
             }
         }
-        report.complete = report.through >= report.until;
-        if !asked.dry_run {
-            self.post(&request, &report, Vec::new()).await?;
+        run.report.complete = run.report.through >= run.report.until;
+        if !asked.dry_run && !self.post(&request, &mut run, Vec::new()).await? {
+            // An earlier call's step was still with the writer: what stands is its answer.
+            run = self.stands(asked, &request, &book).await?;
         }
-        Ok(report)
+        Ok(run.report)
     }
 
     fn begin<'a>(&'a self, tenant: &'a TenantId) -> Result<Running<'a>, Error> {
@@ -187,101 +190,108 @@ impl RepriceAdmin {
         })
     }
 
-    /// How far this request came before; none if it is new or a dry run, which is not remembered.
-    async fn before(&self, asked: &Reprice, request: &Request) -> Result<Option<Report>, Error> {
-        if asked.dry_run {
-            return Ok(None);
-        }
-        let before = self
-            .ledger
-            .remembered(&request.tenant, &request.request_id)
-            .await?;
-        let Some(before) = before else {
-            return Ok(None);
-        };
-        if !before.is(request) {
-            return Err(Error::RequestConflict(request.request_id.clone()));
-        }
-        let report = serde_json::from_str(&before.answer);
-        let corrupt = |error| ledger::Error::Corrupt(format!("a reprice run: {error}"));
-        Ok(Some(report.map_err(corrupt)?))
-    }
-
-    /// Goes through the next lines: all of a stretch, or what is done of it by `stop`, a step at
-    /// least.
-    async fn stretch(
+    /// How far this request has come; at its beginning if it is new, or a dry run, which is not
+    /// remembered.
+    async fn stands(
         &self,
         asked: &Reprice,
         request: &Request,
         book: &TenantBook,
-        report: &mut Report,
+    ) -> Result<Run, Error> {
+        let before = match asked.dry_run {
+            true => None,
+            false => {
+                let name = &request.request_id;
+                self.ledger.remembered(&request.tenant, name).await?
+            }
+        };
+        let mut report = match &before {
+            Some(before) if !before.is(request) => {
+                return Err(Error::RequestConflict(request.request_id.clone()));
+            }
+            Some(before) => serde_json::from_str(&before.answer)
+                .map_err(|error| ledger::Error::Corrupt(format!("a reprice run: {error}")))?,
+            None => Report {
+                reprice_id: reprice_id(asked, request),
+                until: *self.ledger.committed().borrow(),
+                ..Report::default()
+            },
+        };
+        if !report.complete {
+            report.price_version = book.version();
+        }
+        Ok(Run {
+            report,
+            remembered: before.map(|before| before.answer),
+            stepped: false,
+        })
+    }
+
+    /// Goes through the next positions; not if `stop` has passed when their lines are read and the
+    /// call did a step before. Where others came in between, the run is afterwards where it stands.
+    async fn step(
+        &self,
+        asked: &Reprice,
+        request: &Request,
+        book: &TenantBook,
+        run: &mut Run,
         stop: Instant,
     ) -> Result<(), Error> {
-        let end = report.until.min(report.through.saturating_add(STRETCH));
-        let tenant = &request.tenant;
-        let candidates = self
+        let through = run.report.through;
+        let end = run.report.until.min(through.saturating_add(STEP));
+        let lines = self
             .ledger
-            .reprice_candidates(tenant, &asked.query, report.through, end)
+            .reprice_candidates(&request.tenant, &asked.query, through, end)
             .await?;
-        let mut rest = &candidates[..];
-        while !rest.is_empty() {
-            let (step, after) = rest.split_at(step_end(rest));
-            let mut next = report.clone();
-            let adjustments = next.examine(step, book)?;
-            next.through = match after.first() {
-                Some(_) => step.last().map_or(end, |line| line.event_position),
-                None => end,
-            };
-            if !asked.dry_run
-                && !adjustments.is_empty()
-                && !self.post(request, &next, adjustments).await?
-            {
-                // A line changed since it was read: read again from the last step that stands.
-                return Ok(());
-            }
-            *report = next;
-            rest = after;
-            if Instant::now() >= stop && !rest.is_empty() {
-                return Ok(());
-            }
+        if run.stepped && Instant::now() >= stop {
+            return Ok(());
         }
-        report.through = end;
+        let adjustments = run.report.examine(&lines, book)?;
+        run.report.through = end;
+        if !asked.dry_run
+            && !adjustments.is_empty()
+            && !self.post(request, run, adjustments).await?
+        {
+            // A line changed since it was read, or a step of an earlier call, which was still with
+            // the writer, took the run on: read again from the last step that stands.
+            let stepped = run.stepped;
+            *run = self.stands(asked, request, book).await?;
+            run.stepped = stepped;
+            return Ok(());
+        }
+        run.stepped = true;
         Ok(())
     }
 
-    /// Posts a step, with how far the run has come.
+    /// Posts a step, with how far the run has come; answers whether it stands.
     async fn post(
         &self,
         request: &Request,
-        report: &Report,
+        run: &mut Run,
         adjustments: Vec<Adjustment>,
     ) -> Result<bool, Error> {
+        let report = &run.report;
         let progress = serde_json::to_string(report)
             .map_err(|error| ledger::Error::Corrupt(error.to_string()))?;
+        if run.remembered.as_ref() == Some(&progress) {
+            return Ok(true);
+        }
         let step = RepriceStep {
             request: Request {
                 at_us: (self.clock)(),
                 ..request.clone()
             },
+            previous: run.remembered.clone(),
             reprice_id: report.reprice_id.clone(),
             adjustments,
-            progress,
+            progress: progress.clone(),
         };
-        Ok(self.ledger.reprice(step).await?)
+        let stands = self.ledger.reprice(step).await?;
+        if stands {
+            run.remembered = Some(progress);
+        }
+        Ok(stands)
     }
-}
-
-/// Where a step ends: after [`STEP_LINES`] at most, and never within an event.
-fn step_end(lines: &[RepriceCandidate]) -> usize {
-    if lines.len() <= STEP_LINES {
-        return lines.len();
-    }
-    let cut = lines[STEP_LINES].event_position;
-    let end = lines[..STEP_LINES]
-        .iter()
-        .rposition(|line| line.event_position != cut);
-    // An event has far fewer lines than a step.
-    end.map_or(STEP_LINES, |last| last + 1)
 }
 
 impl Report {

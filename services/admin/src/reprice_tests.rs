@@ -288,3 +288,90 @@ async fn one_run_of_a_tenant_at_a_time() {
     drop(running);
     assert!(service.run(&asked("r"), LONG).await.unwrap().complete);
 }
+
+#[tokio::test]
+async fn a_step_of_a_dropped_call_counts_once() {
+    let service = service().await;
+    service.record("e", 1_200, &["new"]).await;
+    service.set_price("new", 1).await;
+    let all = Reprice {
+        query: RepriceQuery {
+            include_priced: true,
+            ..RepriceQuery::default()
+        },
+        ..asked("r")
+    };
+    // Two calls that read how far the run came while a step of the one before them was with the
+    // writer.
+    let request = request(&service.caller, &all, T0);
+    let admin = &service.admin;
+    let book = admin.books.of(&service.caller.tenant).await.unwrap();
+    let mut late = admin.stands(&all, &request, &book).await.unwrap();
+    let mut later = admin.stands(&all, &request, &book).await.unwrap();
+    let first = service.run(&all, Duration::ZERO).await.unwrap();
+    assert!(!first.complete && first.examined > 0);
+    // One finds the lines as the step left them, and would say that it has been through them.
+    let stop = Instant::now();
+    let step = admin.step(&all, &request, &book, &mut later, stop);
+    step.await.unwrap();
+    assert_eq!(later.report.examined, first.examined);
+    assert!(!admin.post(&request, &mut later, Vec::new()).await.unwrap());
+    // The other, with a newer book, would price them once more, and goes on from what stands.
+    service.set_price("new", 2).await;
+    admin.books.invalidate();
+    let book = admin.books.of(&service.caller.tenant).await.unwrap();
+    let step = admin.step(&all, &request, &book, &mut late, stop);
+    step.await.unwrap();
+    let as_first = Report {
+        price_version: first.price_version,
+        ..late.report
+    };
+    assert_eq!(as_first, first);
+    let last = service.run(&all, LONG).await.unwrap();
+    assert!(last.complete);
+    assert_eq!((last.examined, last.priced), (1_200, 1_200));
+    let cost = 10 * first.examined + 20 * (1_200 - first.examined);
+    assert_eq!((last.cost_after, service.cost().await.0), (cost, cost));
+}
+
+#[tokio::test]
+async fn calls_with_little_time_come_to_the_end() {
+    const LINES: i64 = 6_000;
+    /// Less than it takes to read all lines with their corrections.
+    const DEADLINE: Duration = Duration::from_millis(250);
+    let service = service().await;
+    service.record("e", LINES, &["new"]).await;
+    let all = |name: String| Reprice {
+        query: RepriceQuery {
+            include_priced: true,
+            ..RepriceQuery::default()
+        },
+        ..asked(&name)
+    };
+    for price in 1..=3 {
+        service.set_price("new", price).await;
+        let run = service.run(&all(format!("r{price}")), LONG).await;
+        assert!(run.unwrap().complete);
+    }
+    service.set_price("new", 4).await;
+    let run = all("last".into());
+    let mut calls = 0;
+    let last = loop {
+        calls += 1;
+        assert!(calls < 200, "the run does not come to its end");
+        // The caller goes away at its deadline, whatever is under way then.
+        let call = service.run(&run, DEADLINE / 4 * 3);
+        if let Ok(report) = tokio::time::timeout(DEADLINE, call).await
+            && report.as_ref().unwrap().complete
+        {
+            break report.unwrap();
+        }
+    };
+    assert!(calls > 1);
+    assert_eq!((last.examined, last.changed), (LINES, LINES));
+    assert_eq!(
+        (last.cost_before, last.cost_after),
+        (30 * LINES, 40 * LINES)
+    );
+    assert_eq!(service.cost().await, (40 * LINES, 0));
+}

@@ -49,6 +49,12 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
+            async fn a_reprice_step_starts_where_its_run_stands() {
+                let (ledger, _kept) = $open().await;
+                conformance::a_reprice_step_starts_where_its_run_stands(&ledger).await;
+            }
+
+            #[tokio::test]
             async fn reprices_keep_events_together() {
                 let (ledger, _kept) = $open().await;
                 conformance::reprices_keep_events_together(&ledger).await;
@@ -94,6 +100,12 @@ macro_rules! ledger_suite {
             async fn tools_page_as_of_their_first_page() {
                 let (ledger, _kept) = $open().await;
                 conformance::reports::tools_page_as_of_their_first_page(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn ends_move_no_tool_between_pages() {
+                let (ledger, _kept) = $open().await;
+                conformance::reports::ends_move_no_tool_between_pages(&ledger).await;
             }
 
             #[tokio::test]

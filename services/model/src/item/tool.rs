@@ -136,11 +136,12 @@ impl ToolInvocation {
             && (self.labels.is_empty() || end.labels.is_empty() || self.labels == end.labels)
     }
 
-    /// The use as a whole after its end: the end, with what only the start said.
+    /// The use as a whole after its end: the end, with what only the start said. When it began
+    /// stands as the start has it, also where that is when it was recorded.
     #[must_use]
     pub fn with_end(&self, end: &Self) -> Self {
         Self {
-            start_time_us: end.start_time_us.or(self.start_time_us),
+            start_time_us: self.start_time_us,
             labels: if end.labels.is_empty() {
                 self.labels.clone()
             } else {

@@ -115,6 +115,9 @@ pub struct Adjustment {
 pub struct RepriceStep {
     /// The request of the run; its time is when the entries are recorded.
     pub request: Request,
+    /// How far the run had come when the step was made, as it was remembered; none before the
+    /// first. A step from elsewhere is not posted.
+    pub previous: Option<String>,
     /// Names the run on its entries.
     pub reprice_id: String,
     /// The entries, in order of position. All lines of an event have to be in one step, so that

@@ -331,8 +331,9 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
     ) -> Result<Vec<RepriceCandidate>, Error>;
 
     /// Posts the compensating entries of a step and remembers how far its run has come. All or
-    /// nothing: answers false, and nothing changed, when a line's quote is no longer the one that
-    /// the caller saw or its event was voided.
+    /// nothing: answers false, and nothing changed, when the run has come further than the caller
+    /// saw (a step that nobody waits for any more may still be posted), when a line's quote is no
+    /// longer the one that the caller saw, or when its event was voided.
     async fn reprice(&self, step: RepriceStep) -> Result<bool, Error>;
 
     /// A request by its name.

@@ -130,8 +130,8 @@ fn taken_out<'a>(recorded: &'a Recorded, request: &'a Request) -> Result<Batch<'
     Ok(batch)
 }
 
-/// Posts the entries of a step if every quote that the caller saw still stands; answers whether it
-/// did, and the last position given out.
+/// Posts the entries of a step if the run is where the caller saw it, and every quote that it saw
+/// still stands; answers the last position given out, or none if it did not.
 pub(super) async fn reprice(
     connection: &mut SqliteConnection,
     totals: &Insert,
@@ -139,6 +139,7 @@ pub(super) async fn reprice(
 ) -> Result<Option<i64>, Error> {
     let RepriceStep {
         request,
+        previous,
         reprice_id,
         adjustments,
         progress,
@@ -147,11 +148,21 @@ pub(super) async fn reprice(
         .begin_with("BEGIN IMMEDIATE")
         .await
         .map_err(unavailable)?;
+    let tenant = request.tenant.as_str();
+    let before = requests::find(&mut *transaction, tenant, &request.request_id).await?;
+    let stands = match (&before, previous) {
+        (None, None) => true,
+        (Some(before), Some(previous)) => before.is(request) && before.answer == *previous,
+        _ => false,
+    };
+    if !stands {
+        return Ok(None);
+    }
     let mut last = writer::last_position(&mut transaction).await?;
     let mut posted = Vec::with_capacity(adjustments.len());
     for adjustment in adjustments {
         let row = sqlx::query(include_str!("queries/standing_quote.sql"))
-            .bind(request.tenant.as_str())
+            .bind(tenant)
             .bind(adjustment.position)
             .fetch_optional(&mut *transaction)
             .await

@@ -87,7 +87,6 @@ async fn stands_or_ends(
         .bind(&tool.invocation_id)
         .bind(submission.fingerprint.to_vec())
         .bind(whole.status.as_str())
-        .bind(whole.start_time_us.unwrap_or(recorded_at_us))
         .bind(whole.duration_ms)
         .bind(&whole.error_type)
         .bind(whole.estimated_tokens)

@@ -330,6 +330,26 @@ async fn corrections(
     Ok((reprices, voids))
 }
 
+/// The sums of the reprices of lines alone, by the positions of the lines.
+async fn reprice_sums(
+    connection: &mut SqliteConnection,
+    positions: &[i64],
+) -> Result<HashMap<i64, Quote>, Error> {
+    let list = serde_json::to_string(positions).map_err(|e| Error::Corrupt(e.to_string()))?;
+    let rows = sqlx::query(include_str!("queries/reprice_sums.sql"))
+        .bind(list)
+        .fetch_all(connection)
+        .await
+        .map_err(unavailable)?;
+    let mut sums = HashMap::with_capacity(rows.len());
+    for row in rows {
+        if let Some(sum) = lines::read_quote(&row)? {
+            sums.insert(row.try_get("of_position").map_err(corrupt)?, sum);
+        }
+    }
+    Ok(sums)
+}
+
 pub(super) fn add_quote(quote: &mut Quote, correction: &Quote) {
     quote.cost_nano_usd += correction.cost_nano_usd;
     quote.cache_saving_nano_usd += correction.cache_saving_nano_usd;
@@ -423,7 +443,7 @@ pub(super) async fn reprice_candidates(
         });
     }
     let positions: Vec<i64> = candidates.iter().map(|one| one.position).collect();
-    let (reprices, _) = corrections(&mut snapshot, &positions, i64::MAX).await?;
+    let reprices = reprice_sums(&mut snapshot, &positions).await?;
     for candidate in &mut candidates {
         if let Some(reprice) = reprices.get(&candidate.position) {
             add_quote(candidate.priced.quote.get_or_insert_default(), reprice);

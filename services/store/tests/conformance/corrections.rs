@@ -54,6 +54,7 @@ pub async fn a_void_takes_an_event_out_of_every_figure(ledger: &dyn Ledger) {
     for (n, from, to) in [(0, None, quote(33)), (1, quote(33), quote(44))] {
         let step = RepriceStep {
             request: request("a", &format!("run-{n}"), "RepriceUsage", T0 + 2),
+            previous: None,
             reprice_id: format!("run-{n}"),
             adjustments: vec![Adjustment {
                 position: 3,
@@ -123,6 +124,7 @@ pub async fn a_void_takes_an_event_out_of_every_figure(ledger: &dyn Ledger) {
     assert_eq!(left.unwrap().len(), 1);
     let step = RepriceStep {
         request: request("a", "run-9", "RepriceUsage", T0),
+        previous: None,
         reprice_id: "run-9".into(),
         adjustments: vec![Adjustment {
             position: 2,
@@ -250,4 +252,66 @@ pub async fn reprices_keep_events_together(ledger: &dyn Ledger) {
         ..unpriced
     };
     assert_eq!(positions(provider, 0, 100).await, []);
+}
+
+pub async fn a_reprice_step_starts_where_its_run_stands(ledger: &dyn Ledger) {
+    let owner = tenant("a");
+    let mut batch: Vec<_> = (0..3)
+        .map(|n| submission("a", event(&format!("e{n}"), "u"), 10, T0))
+        .collect();
+    for one in &mut batch {
+        one.quotes = vec![None];
+    }
+    record(ledger, batch).await;
+    let step = |position, previous: Option<&str>, progress: &str| RepriceStep {
+        request: request("a", "run", "RepriceUsage", T0 + 1),
+        previous: previous.map(str::to_owned),
+        reprice_id: "run".into(),
+        adjustments: vec![Adjustment {
+            position,
+            from: None,
+            to: quote(5).unwrap(),
+        }],
+        progress: progress.into(),
+    };
+    let stands = async |progress: &str, cost| {
+        let remembered = ledger.remembered(&owner, "run").await.unwrap().unwrap();
+        assert_eq!(remembered.answer, progress);
+        let totals = user_totals(ledger, "a", "u").await;
+        assert_eq!(totals.cost_nano_usd, cost);
+    };
+    assert!(ledger.reprice(step(1, None, "one")).await.unwrap());
+    let committed = *ledger.committed().borrow();
+    // Steps from another place than where the run stands: at its start, or further than it came.
+    for previous in [None, Some("two")] {
+        let refused = step(2, previous, "wrong");
+        assert!(!ledger.reprice(refused).await.unwrap(), "{previous:?}");
+    }
+    // So is one without entries, such as the last.
+    let last = RepriceStep {
+        adjustments: Vec::new(),
+        ..step(2, None, "wrong")
+    };
+    assert!(!ledger.reprice(last.clone()).await.unwrap());
+    assert_eq!(*ledger.committed().borrow(), committed);
+    stands("one", 5).await;
+    assert!(ledger.reprice(step(2, Some("one"), "two")).await.unwrap());
+    let last = RepriceStep {
+        previous: Some("two".into()),
+        progress: "three".into(),
+        ..last
+    };
+    assert!(ledger.reprice(last).await.unwrap());
+    stands("three", 10).await;
+    // The name of another request is no run's to go on with.
+    ledger
+        .void(void("a", "taken", "e0", "wrong", T0))
+        .await
+        .unwrap();
+    let answer = ledger.remembered(&owner, "taken").await.unwrap();
+    let other = RepriceStep {
+        request: request("a", "taken", "RepriceUsage", T0 + 1),
+        ..step(3, answer.map(|one| one.answer).as_deref(), "wrong")
+    };
+    assert!(!ledger.reprice(other).await.unwrap());
 }

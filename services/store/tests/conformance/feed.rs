@@ -63,6 +63,7 @@ async fn reprice(ledger: &dyn Ledger, cost: i64, run: &str) -> usize {
     let lines = adjustments.len();
     let step = RepriceStep {
         request: request("a", run, "RepriceUsage", T0 + 1),
+        previous: None,
         reprice_id: run.to_owned(),
         adjustments,
         progress: String::new(),

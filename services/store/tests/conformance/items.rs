@@ -129,7 +129,7 @@ pub async fn a_tool_ends_once(ledger: &dyn Ledger) {
         ..end.clone()
     };
     assert_eq!(send(second, T0 + 12).await, ItemOutcome::Conflict);
-    // Start and end in one request; the end may be the first to say when it began.
+    // Start and end in one request; an end may say when it began where the start did not.
     let timed = |id: &str, start_time_us| ToolInvocation {
         invocation_id: id.into(),
         start_time_us,

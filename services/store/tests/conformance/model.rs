@@ -360,6 +360,7 @@ async fn reprice(
     assert_eq!(adjustments.len(), wanted.len());
     let step = RepriceStep {
         request: request("a", name, "RepriceUsage", T0),
+        previous: None,
         reprice_id: name.into(),
         adjustments,
         progress: "half".into(),

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tokenmeter_model::item::{ToolInvocation, ToolStatus};
+use tokenmeter_model::item::{Item, ToolInvocation, ToolStatus};
 use tokenmeter_model::totals::Totals;
 use tokenmeter_model::zone::Zone;
+use tokenmeter_store::ledger::items::ItemOutcome;
 use tokenmeter_store::ledger::reports::{self, Page, SessionQuery, ToolQuery};
 use tokenmeter_store::ledger::{Ledger, Range, Subject};
 
+use super::super::items::record_items;
 use super::super::{T0, tenant};
 use super::{MINUTE_US, World, by_model, sum, within};
 
@@ -106,6 +108,67 @@ pub async fn tools_page_as_of_their_first_page(ledger: &dyn Ledger) {
         .await
         .unwrap();
     assert_eq!(others.entries, []);
+}
+
+pub async fn ends_move_no_tool_between_pages(ledger: &dyn Ledger) {
+    let range = Some(Range {
+        from_us: T0,
+        to_us: T0 + MINUTE_US,
+    });
+    // t0 has four uses, t1 three, and so on; none of them says when it began.
+    let uses = |end: Option<i64>| -> Vec<Item> {
+        (0..4)
+            .flat_map(|tool| (0..4 - tool).map(move |n| (tool, n)))
+            .map(|(tool, n)| {
+                Item::Tool(ToolInvocation {
+                    invocation_id: format!("{tool}-{n}"),
+                    tool: format!("t{tool}"),
+                    user_id: "u".into(),
+                    status: end.map_or(ToolStatus::Started, |_| ToolStatus::Succeeded),
+                    start_time_us: end,
+                    duration_ms: end.map(|_| 5),
+                    ..ToolInvocation::default()
+                })
+            })
+            .collect()
+    };
+    record_items(ledger, "a", uses(None), T0).await;
+    let (mut as_of, mut found) = (None, Vec::new());
+    for skip in 0..5 {
+        let query = ToolQuery {
+            range,
+            ..ToolQuery::default()
+        };
+        let page = Page {
+            as_of,
+            skip,
+            limit: 1,
+        };
+        let listed = ledger.tools(&tenant("a"), &query, page).await.unwrap();
+        as_of = Some(listed.as_of);
+        let shown = listed.entries.into_iter();
+        found.extend(shown.map(|one| (one.tool, one.calls, one.succeeded, one.last_start_us)));
+        if skip == 0 {
+            // All but the use of t3 end, and say that they began outside of the range.
+            let mut ends = uses(Some(T0 - 5 * MINUTE_US));
+            ends.pop();
+            for outcome in record_items(ledger, "a", ends, T0 + 9).await {
+                let recorded_at_us = T0;
+                assert_eq!(outcome, ItemOutcome::Recorded { recorded_at_us });
+            }
+        }
+    }
+    // Each tool once, in the first page's order; what ended meanwhile shows it.
+    let entry = |tool: &str, calls, ended| (tool.to_owned(), calls, ended, T0);
+    assert_eq!(
+        found,
+        [
+            entry("t0", 4, 0),
+            entry("t1", 3, 3),
+            entry("t2", 2, 2),
+            entry("t3", 1, 0)
+        ]
+    );
 }
 
 /// What the list of messages promises: numbered ones in sequence, each other one after the numbered

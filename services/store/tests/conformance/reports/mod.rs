@@ -4,7 +4,8 @@ mod items;
 
 #[allow(unused_imports)] // the planted faults run a part of the suite
 pub use items::{
-    messages_stand_in_sequence, tools_page_as_of_their_first_page, views_equal_the_answers,
+    ends_move_no_tool_between_pages, messages_stand_in_sequence, tools_page_as_of_their_first_page,
+    views_equal_the_answers,
 };
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -213,6 +214,7 @@ impl<'a> World<'a> {
             .unwrap();
         let step = RepriceStep {
             request: request("a", "run", "RepriceUsage", T0),
+            previous: None,
             reprice_id: "run".into(),
             adjustments: lines
                 .iter()

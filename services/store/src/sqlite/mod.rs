@@ -37,7 +37,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use self::writer::{Batched, Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{
-    Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void, VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
+    VoidOutcome,
 };
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
@@ -286,6 +287,10 @@ impl Ledger for Sqlite {
             reply,
         })
         .await
+    }
+
+    async fn set_prices(&self, set: PriceSet) -> Result<PricesOutcome, Error> {
+        self.ask(|reply| Job::SetPrices { set, reply }).await
     }
 
     async fn prices(

@@ -49,29 +49,45 @@ impl Clients {
 
     /// Sets a price of so many nano-USD for each token of a model of `anthropic`.
     async fn set_price(&mut self, request_id: &str, model: &str, nanos: i64) {
-        let rate = |component: v1::PriceComponent| v1::Rate {
-            component: component.into(),
-            pico_usd_per_token: nanos * 1_000,
-        };
-        let price = v1::Price {
-            provider: "anthropic".into(),
+        let request = price(request_id, model, nanos);
+        self.admin.set_prices(request).await.unwrap();
+    }
+
+    /// Every version of every price of a model.
+    async fn versions(&mut self, model: &str) -> Vec<v1::Price> {
+        let request = v1::ListPricesRequest {
             model: model.to_owned(),
-            tiers: vec![v1::TierRates {
-                tier: v1::ServiceTier::Standard.into(),
-                rates: vec![
-                    rate(v1::PriceComponent::Input),
-                    rate(v1::PriceComponent::Output),
-                ],
-                ..Default::default()
-            }],
+            all_versions: true,
             ..Default::default()
         };
-        let request = v1::SetPricesRequest {
-            request_id: request_id.to_owned(),
-            prices: vec![price],
-            dry_run: false,
-        };
-        self.admin.set_prices(request).await.unwrap();
+        let answer = self.admin.list_prices(request).await.unwrap();
+        answer.into_inner().prices
+    }
+}
+
+/// A price of so many nano-USD for each token of a model of `anthropic`.
+fn price(request_id: &str, model: &str, nanos: i64) -> v1::SetPricesRequest {
+    let rate = |component: v1::PriceComponent| v1::Rate {
+        component: component.into(),
+        pico_usd_per_token: nanos * 1_000,
+    };
+    let price = v1::Price {
+        provider: "anthropic".into(),
+        model: model.to_owned(),
+        tiers: vec![v1::TierRates {
+            tier: v1::ServiceTier::Standard.into(),
+            rates: vec![
+                rate(v1::PriceComponent::Input),
+                rate(v1::PriceComponent::Output),
+            ],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    v1::SetPricesRequest {
+        request_id: request_id.to_owned(),
+        prices: vec![price],
+        dry_run: false,
     }
 }
 
@@ -418,4 +434,103 @@ async fn a_reprice_run_goes_on_after_its_deadline_and_after_a_crash() {
     let totals = clients.lifetime("ada").await;
     assert_eq!(nano_usd(totals.cost.as_ref()), EVENTS * 300);
     assert_eq!(totals.unpriced_lines, 0);
+}
+
+#[tokio::test]
+async fn prices_set_late_change_nothing_and_are_answered_as_at_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    let mut clients = Clients::of(&server).await;
+    let (a, b) = (price("a", "house-1", 20), price("b", "house-1", 30));
+    // A dry run leaves the name free, for another content too.
+    let dry = v1::SetPricesRequest {
+        dry_run: true,
+        ..price("a", "house-1", 10)
+    };
+    clients.admin.set_prices(dry.clone()).await.unwrap();
+    let first = clients.admin.set_prices(a.clone()).await.unwrap();
+    let first = first.into_inner();
+    assert_eq!((first.prices.len(), first.unchanged), (1, 0));
+    assert_ne!(first.prices[0].version, 0);
+    clients.admin.set_prices(b).await.unwrap();
+    let book = clients.versions("house-1").await;
+    assert_eq!(book.len(), 2);
+
+    for restarted in [false, true] {
+        if restarted {
+            server.kill();
+            server.restart();
+            clients = Clients::of(&server).await;
+        }
+        let again = clients.admin.set_prices(a.clone()).await.unwrap();
+        assert_eq!(again.into_inner(), first, "restarted: {restarted}");
+        let other = price("a", "house-1", 40);
+        let refused = clients.admin.set_prices(other).await.unwrap_err();
+        assert_eq!(
+            (refused.code(), refusal(&refused).reason),
+            (Code::AlreadyExists, R::RequestIdConflict)
+        );
+        // Names are one for all RPCs, and a dry run takes none.
+        let import = litellm("a", "house-1", "2e-08");
+        let refused = clients.admin.import_prices(import).await.unwrap_err();
+        assert_eq!(refusal(&refused).reason, R::RequestIdConflict);
+        clients.admin.set_prices(dry.clone()).await.unwrap();
+        assert_eq!(clients.versions("house-1").await, book);
+    }
+}
+
+#[tokio::test]
+async fn a_file_imported_late_changes_nothing_and_is_answered_as_at_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    let mut clients = Clients::of(&server).await;
+    let a = litellm("a", "house-1", "2e-08");
+    let first = clients.admin.import_prices(a.clone()).await.unwrap();
+    let first = first.into_inner();
+    assert_eq!((first.added, first.skipped), (1, 1));
+    assert_eq!((first.problems.len(), first.changes.len()), (2, 1));
+    assert_eq!(first.version, first.changes[0].version);
+    let b = litellm("b", "house-1", "3e-08");
+    clients.admin.import_prices(b).await.unwrap();
+    let book = clients.versions("house-1").await;
+    assert_eq!(book.len(), 2);
+
+    server.kill();
+    server.restart();
+    clients = Clients::of(&server).await;
+    let again = clients.admin.import_prices(a.clone()).await.unwrap();
+    assert_eq!(again.into_inner(), first);
+    let dry = v1::ImportPricesRequest {
+        dry_run: true,
+        ..litellm("a", "house-1", "5e-08")
+    };
+    clients.admin.import_prices(dry).await.unwrap();
+    for other in [
+        litellm("a", "house-1", "4e-08"),
+        v1::ImportPricesRequest {
+            source: "elsewhere".into(),
+            ..a.clone()
+        },
+        v1::ImportPricesRequest {
+            providers: vec!["openai".into()],
+            ..a
+        },
+    ] {
+        let refused = clients.admin.import_prices(other).await.unwrap_err();
+        assert_eq!(refusal(&refused).reason, R::RequestIdConflict);
+    }
+    assert_eq!(clients.versions("house-1").await, book);
+}
+
+/// An import of a file with the price of a model, and with one that cannot be mapped.
+fn litellm(request_id: &str, model: &str, usd: &str) -> v1::ImportPricesRequest {
+    let content = format!(
+        r#"{{"{model}": {{"litellm_provider": "anthropic", "input_cost_per_token": {usd}}},
+            "painter": {{"litellm_provider": "openai", "output_cost_per_image": 0.04}}}}"#
+    );
+    v1::ImportPricesRequest {
+        request_id: request_id.to_owned(),
+        content: content.into(),
+        ..Default::default()
+    }
 }

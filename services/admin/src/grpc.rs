@@ -8,19 +8,19 @@ use tokenmeter_api::page::{self, WrongToken};
 use tokenmeter_api::v1;
 use tokenmeter_api::v1::admin_service_server::AdminService;
 use tokenmeter_identity::{Caller, Role};
-use tokenmeter_model::bounds::{self, Violation};
+use tokenmeter_model::bounds::Violation;
 use tokenmeter_store::ledger::Range;
 use tokenmeter_store::ledger::correction::RepriceQuery;
 use tonic::{Request, Response, Status};
 
 use crate::deadline;
 use crate::error::Error;
-use crate::prices::{PriceAdmin, PriceQuery};
+use crate::prices::{Import, PriceAdmin, PriceQuery};
 use crate::reprice::{Report, Reprice, RepriceAdmin};
 use crate::status::StatusAdmin;
 
-/// Most prices shown in the answer to an import, and most models in that to a reprice run.
-const MAX_CHANGES: usize = 1_000;
+/// Most models in the answer to a reprice run.
+const MAX_MODELS: usize = 1_000;
 
 /// Administration over gRPC.
 pub struct Grpc {
@@ -55,7 +55,6 @@ impl AdminService for Grpc {
     ) -> Result<Response<v1::SetPricesResponse>, Status> {
         let caller = Caller::of(request.extensions())?;
         let asked = request.into_inner();
-        check_request_id(&asked.request_id)?;
         let prices = asked
             .prices
             .into_iter()
@@ -63,7 +62,10 @@ impl AdminService for Grpc {
             .map(|(n, one)| price::price(&format!("prices[{n}]"), one))
             .collect::<Result<_, _>>()
             .map_err(|violation| Error::Price(vec![violation]))?;
-        let changes = self.prices.set(&caller, prices, asked.dry_run).await?;
+        let changes = self
+            .prices
+            .set(&caller, &asked.request_id, prices, asked.dry_run)
+            .await?;
         Ok(Response::new(v1::SetPricesResponse {
             prices: changes.added.iter().map(price::from_price).collect(),
             unchanged: count(changes.unchanged),
@@ -124,7 +126,6 @@ impl AdminService for Grpc {
     ) -> Result<Response<v1::ImportPricesResponse>, Status> {
         let caller = Caller::of(request.extensions())?;
         let asked = request.into_inner();
-        check_request_id(&asked.request_id)?;
         if v1::PriceFileFormat::try_from(asked.format).is_err() {
             let text = "is no format; send one of PriceFileFormat";
             return Err(Error::from(Violation::new("format", text)).into());
@@ -135,17 +136,15 @@ impl AdminService for Grpc {
             .map(|at| time::to_micros("effective_from", at))
             .transpose()
             .map_err(Error::from)?;
-        let imported = self
-            .prices
-            .import(
-                &caller,
-                &asked.content,
-                effective_from_us,
-                &asked.source,
-                &asked.providers,
-                asked.dry_run,
-            )
-            .await?;
+        let import = Import {
+            request_id: &asked.request_id,
+            content: &asked.content,
+            effective_from_us,
+            source: &asked.source,
+            providers: &asked.providers,
+            dry_run: asked.dry_run,
+        };
+        let imported = self.prices.import(&caller, &import).await?;
         Ok(Response::new(v1::ImportPricesResponse {
             entries: count(imported.entries),
             added: count(imported.added),
@@ -157,17 +156,12 @@ impl AdminService for Grpc {
                 .problems
                 .into_iter()
                 .map(|problem| v1::ImportProblem {
-                    entry: problem.entry.chars().take(bounds::MAX_TEXT_BYTES).collect(),
+                    entry: problem.entry,
                     description: problem.description,
                     imported: problem.imported,
                 })
                 .collect(),
-            changes: imported
-                .changes
-                .iter()
-                .take(MAX_CHANGES)
-                .map(price::from_price)
-                .collect(),
+            changes: imported.changes.iter().map(price::from_price).collect(),
             version: imported.version,
         }))
     }
@@ -332,7 +326,7 @@ fn range(range: &v1::TimeRange) -> Result<Range, Error> {
 fn repriced(report: Report) -> v1::RepriceUsageResponse {
     let mut models: Vec<_> = report.models.into_iter().collect();
     models.sort_by_key(|(_, model)| std::cmp::Reverse(model.change()));
-    models.truncate(MAX_CHANGES);
+    models.truncate(MAX_MODELS);
     let models = models.into_iter().map(|(name, model)| {
         let (provider, name) = name.split_once('/').unwrap_or(("", &name));
         v1::RepricedModel {
@@ -354,16 +348,6 @@ fn repriced(report: Report) -> v1::RepriceUsageResponse {
         models: models.collect(),
         price_version: report.price_version,
         complete: report.complete,
-    }
-}
-
-fn check_request_id(request_id: &str) -> Result<(), Error> {
-    let mut out = Vec::new();
-    bounds::required_text("request_id", request_id, &mut out);
-    if out.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Invalid(out))
     }
 }
 

@@ -1,16 +1,21 @@
-//! The price book: set, list, import.
+//! The price book: set, list, import. What changes it is remembered under its request's name in the
+//! same transaction: a retry gets its first answer and changes nothing, however late it comes.
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::sync::Arc;
 
 use flate2::read::GzDecoder;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokenmeter_identity::Caller;
-use tokenmeter_model::bounds::{MIN_TIME_US, Violation};
+use tokenmeter_model::bounds::{self, MIN_TIME_US, Violation};
+use tokenmeter_model::fingerprint::{Canonical, Fingerprint};
 use tokenmeter_model::price::{Price, litellm};
 use tokenmeter_store::books::{Books, TenantBook};
 use tokenmeter_store::clock::Clock;
-use tokenmeter_store::ledger::{Ledger, UnpricedPage};
+use tokenmeter_store::ledger::correction::{PriceSet, PricesOutcome, Request};
+use tokenmeter_store::ledger::{self, Ledger, UnpricedPage};
 
 use crate::error::Error;
 
@@ -20,11 +25,13 @@ const MAX_PRICES: usize = 1_000;
 const MAX_FILE_BYTES: u64 = 32 * 1024 * 1024;
 /// Most problems in one answer.
 const MAX_PROBLEMS: usize = 20_000;
+/// Most prices in the answer to an import.
+const MAX_CHANGES: usize = 1_000;
 /// Most providers that restrict an import.
 const MAX_PROVIDERS: usize = 100;
 
 /// What setting prices changed.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Changes {
     /// The versions added, in the order of the request; version 0 in a dry run.
     pub added: Vec<Price>,
@@ -33,9 +40,9 @@ pub struct Changes {
 }
 
 /// An entry of a price file, or a price in it, that could not be mapped.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// The entry's key.
+    /// The entry's key, its first 255 characters.
     pub entry: String,
     /// What is wrong.
     pub description: String,
@@ -44,7 +51,7 @@ pub struct Problem {
 }
 
 /// What an import did.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Imported {
     /// Entries of the file.
     pub entries: usize,
@@ -60,10 +67,27 @@ pub struct Imported {
     pub invalid: usize,
     /// What could not be mapped, in the order of the file.
     pub problems: Vec<Problem>,
-    /// The prices added or changed.
+    /// The prices added or changed, the first 1,000 in order of provider and model.
     pub changes: Vec<Price>,
-    /// Highest price version after it.
+    /// Highest price version of the tenant's book after it, shipped prices included.
     pub version: i64,
+}
+
+/// A price file to import.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Import<'a> {
+    /// Names the request, 1 to 255 bytes.
+    pub(crate) request_id: &'a str,
+    /// The file, plain or gzip.
+    pub(crate) content: &'a [u8],
+    /// From when the prices hold; none means from now.
+    pub(crate) effective_from_us: Option<i64>,
+    /// Kept with each price; empty means what the format says.
+    pub(crate) source: &'a str,
+    /// Only prices of these; empty means all.
+    pub(crate) providers: &'a [String],
+    /// Whether to change nothing.
+    pub(crate) dry_run: bool,
 }
 
 /// Which prices to list.
@@ -92,16 +116,18 @@ impl PriceAdmin {
         }
     }
 
-    /// Adds versions to the caller's price book.
+    /// Adds versions to the caller's price book. The same request again gets its first answer.
     ///
     /// # Errors
     /// [`Error::Price`] names every price that is not consistent; nothing is set then.
-    pub async fn set(
+    pub(crate) async fn set(
         &self,
         caller: &Caller,
+        request_id: &str,
         prices: Vec<Price>,
         dry_run: bool,
     ) -> Result<Changes, Error> {
+        check_request_id(request_id)?;
         if prices.is_empty() || prices.len() > MAX_PRICES {
             let text = format!(
                 "{} prices is out of bounds; send 1 to {MAX_PRICES}",
@@ -116,32 +142,67 @@ impl PriceAdmin {
         if !violations.is_empty() {
             return Err(Error::Price(violations));
         }
+        let fingerprint = Canonical::new().text(&json(&prices)?).finish();
         let book = self.books.of(&caller.tenant).await?;
         let (standing, new): (Vec<_>, Vec<_>) = prices
             .into_iter()
             .partition(|price| stands(&book, price, price.effective_from_us));
-        let mut changes = Changes {
+        let changes = Changes {
             added: new,
             unchanged: standing.len(),
         };
-        if !dry_run {
-            self.add(caller, &mut changes.added).await?;
+        if dry_run {
+            return Ok(changes);
         }
+        let request = self.request(caller, request_id, "SetPrices", fingerprint);
+        let (mut changes, versions) = self.add(request, changes.added.clone(), &changes).await?;
+        number(&mut changes.added, &versions);
         Ok(changes)
     }
 
-    /// Adds prices and writes their versions into them.
-    async fn add(&self, caller: &Caller, prices: &mut [Price]) -> Result<(), Error> {
-        let now_us = (self.clock)();
-        let versions = self
-            .ledger
-            .add_prices(Some(&caller.tenant), prices.to_vec(), now_us)
-            .await?;
-        for (price, (version, _)) in prices.iter_mut().zip(versions) {
-            price.version = version;
+    /// A request as it is remembered.
+    fn request(
+        &self,
+        caller: &Caller,
+        request_id: &str,
+        rpc: &'static str,
+        fingerprint: Fingerprint,
+    ) -> Request {
+        Request {
+            tenant: caller.tenant.clone(),
+            request_id: request_id.to_owned(),
+            rpc,
+            fingerprint,
+            user_id: caller.user.clone(),
+            at_us: (self.clock)(),
         }
+    }
+
+    /// Adds prices once for each request. Answers what its first was answered, and the versions of
+    /// the prices that it added.
+    async fn add<A: Serialize + DeserializeOwned>(
+        &self,
+        request: Request,
+        prices: Vec<Price>,
+        answer: &A,
+    ) -> Result<(A, Vec<i64>), Error> {
+        let request_id = request.request_id.clone();
+        let set = PriceSet {
+            request,
+            prices,
+            answer: json(answer)?,
+        };
+        let outcome = self.ledger.set_prices(set).await?;
         self.books.invalidate();
-        Ok(())
+        match outcome {
+            PricesOutcome::Set { versions, answer } => {
+                let answer = serde_json::from_str(&answer)
+                    .map_err(|error| ledger::Error::Corrupt(format!("an answer: {error}")))?;
+                let versions = versions.into_iter().map(|(version, _)| version);
+                Ok((answer, versions.collect()))
+            }
+            PricesOutcome::RequestConflict => Err(Error::RequestConflict(request_id)),
+        }
     }
 
     /// Prices of the caller's book in order of provider, model, time and version, with whether
@@ -190,75 +251,37 @@ impl PriceAdmin {
     ///
     /// A model without a price gets its first one for all time, so that usage of the past is
     /// priced too; another price than the one in force holds from `effective_from_us`, or from now.
+    /// The same request again gets its first answer.
     ///
     /// # Errors
     /// [`Error::Import`] when the file as a whole cannot be read; nothing is set then.
-    pub async fn import(
+    pub(crate) async fn import(
         &self,
         caller: &Caller,
-        content: &[u8],
-        effective_from_us: Option<i64>,
-        source: &str,
-        providers: &[String],
-        dry_run: bool,
+        asked: &Import<'_>,
     ) -> Result<Imported, Error> {
-        check_import(source, providers)?;
-        let text = unpack(content)?;
+        check_request_id(asked.request_id)?;
+        check_import(asked.source, asked.providers)?;
+        let text = unpack(asked.content)?;
         let import = litellm::read(&text).map_err(|error| Error::Import(error.to_string()))?;
         let book = self.books.of(&caller.tenant).await?;
-        let now_us = (self.clock)();
-        let mut imported = Imported {
-            entries: import.read,
-            ..Imported::default()
-        };
-        let keys: BTreeSet<&str> = import
-            .unmapped
-            .iter()
-            .filter(|unmapped| unmapped.field.is_empty())
-            .map(|unmapped| unmapped.key.as_str())
-            .collect();
-        for unmapped in import.unmapped.iter().take(MAX_PROBLEMS) {
-            let whole = unmapped.field.is_empty();
-            imported.problems.push(Problem {
-                entry: unmapped.key.clone(),
-                description: match whole {
-                    true => unmapped.reason.to_string(),
-                    false => format!("{}: {}", unmapped.field, unmapped.reason),
-                },
-                imported: !keys.contains(unmapped.key.as_str()),
-            });
+        let request = self.request(
+            caller,
+            asked.request_id,
+            "ImportPrices",
+            asked.fingerprint(),
+        );
+        let mut imported = Imported::of(&import);
+        let prices = imported.compare(import.prices, asked, &book, request.at_us);
+        imported.version = book.version();
+        imported.changes = prices.iter().take(MAX_CHANGES).cloned().collect();
+        if asked.dry_run {
+            return Ok(imported);
         }
-        imported.skipped = keys.len();
-        for mut price in import.prices {
-            if !providers.is_empty() && !providers.contains(&price.provider) {
-                imported.skipped += 1;
-                continue;
-            }
-            if !source.is_empty() {
-                source.clone_into(&mut price.source);
-            }
-            let at_us = effective_from_us.unwrap_or(now_us);
-            match book.exact(&price.provider, &price.model, at_us) {
-                Some(standing) if same(standing, &price) => {
-                    imported.unchanged += 1;
-                    continue;
-                }
-                Some(_) => {
-                    imported.changed += 1;
-                    price.effective_from_us = at_us;
-                }
-                None => {
-                    imported.added += 1;
-                    price.effective_from_us = effective_from_us.unwrap_or(MIN_TIME_US);
-                }
-            }
-            imported.changes.push(price);
-        }
-        imported.changes.sort_by(|a, b| order(a).cmp(&order(b)));
-        if !dry_run {
-            self.add(caller, &mut imported.changes).await?;
-        }
-        imported.version = self.ledger.last_price_version().await?;
+        let (mut imported, versions) = self.add(request, prices, &imported).await?;
+        number(&mut imported.changes, &versions);
+        let last = versions.into_iter().max().unwrap_or_default();
+        imported.version = imported.version.max(last);
         Ok(imported)
     }
 
@@ -274,6 +297,109 @@ impl PriceAdmin {
     ) -> Result<(UnpricedPage, Arc<TenantBook>), Error> {
         let page = self.ledger.unpriced(&caller.tenant, after, limit).await?;
         Ok((page, self.books.of(&caller.tenant).await?))
+    }
+}
+
+impl Import<'_> {
+    /// Of the bytes of the file and of all options. Providers are a set: their order means nothing.
+    fn fingerprint(&self) -> Fingerprint {
+        let providers: BTreeSet<&String> = self.providers.iter().collect();
+        let mut canonical = Canonical::new();
+        canonical
+            .bytes(self.content)
+            .optional(self.effective_from_us)
+            .text(self.source)
+            .length(providers.len());
+        for provider in providers {
+            canonical.text(provider);
+        }
+        canonical.finish()
+    }
+}
+
+impl Imported {
+    /// What reading the file found, before it is held against the book.
+    fn of(import: &litellm::Import) -> Self {
+        let keys: BTreeSet<&str> = import
+            .unmapped
+            .iter()
+            .filter(|unmapped| unmapped.field.is_empty())
+            .map(|unmapped| unmapped.key.as_str())
+            .collect();
+        let problems = import.unmapped.iter().take(MAX_PROBLEMS);
+        let problems = problems.map(|unmapped| Problem {
+            entry: unmapped.key.chars().take(bounds::MAX_TEXT_BYTES).collect(),
+            description: match unmapped.field.is_empty() {
+                true => unmapped.reason.to_string(),
+                false => format!("{}: {}", unmapped.field, unmapped.reason),
+            },
+            imported: !keys.contains(unmapped.key.as_str()),
+        });
+        Self {
+            entries: import.read,
+            problems: problems.collect(),
+            skipped: keys.len(),
+            ..Self::default()
+        }
+    }
+
+    /// Counts what differs from the book, and answers those prices in order.
+    fn compare(
+        &mut self,
+        prices: Vec<Price>,
+        asked: &Import<'_>,
+        book: &TenantBook,
+        now_us: i64,
+    ) -> Vec<Price> {
+        let at_us = asked.effective_from_us.unwrap_or(now_us);
+        let mut changes = Vec::new();
+        for mut price in prices {
+            if !asked.providers.is_empty() && !asked.providers.contains(&price.provider) {
+                self.skipped += 1;
+                continue;
+            }
+            if !asked.source.is_empty() {
+                asked.source.clone_into(&mut price.source);
+            }
+            match book.exact(&price.provider, &price.model, at_us) {
+                Some(standing) if same(standing, &price) => {
+                    self.unchanged += 1;
+                    continue;
+                }
+                Some(_) => {
+                    self.changed += 1;
+                    price.effective_from_us = at_us;
+                }
+                None => {
+                    self.added += 1;
+                    price.effective_from_us = asked.effective_from_us.unwrap_or(MIN_TIME_US);
+                }
+            }
+            changes.push(price);
+        }
+        changes.sort_by(|a, b| order(a).cmp(&order(b)));
+        changes
+    }
+}
+
+/// Writes versions into the prices that have them, in the same order.
+fn number(prices: &mut [Price], versions: &[i64]) {
+    for (price, version) in prices.iter_mut().zip(versions) {
+        price.version = *version;
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<String, ledger::Error> {
+    serde_json::to_string(value).map_err(|error| ledger::Error::Corrupt(error.to_string()))
+}
+
+fn check_request_id(request_id: &str) -> Result<(), Error> {
+    let mut out = Vec::new();
+    bounds::required_text("request_id", request_id, &mut out);
+    if out.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Invalid(out))
     }
 }
 
@@ -298,7 +424,7 @@ fn same(a: &Price, b: &Price) -> bool {
 
 fn check_import(source: &str, providers: &[String]) -> Result<(), Error> {
     let mut out = Vec::new();
-    tokenmeter_model::bounds::text("source", source, &mut out);
+    bounds::text("source", source, &mut out);
     if providers.len() > MAX_PROVIDERS {
         let text = format!(
             "{} providers is too many; send at most {MAX_PROVIDERS}",

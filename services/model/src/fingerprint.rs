@@ -34,8 +34,13 @@ impl Canonical {
 
     /// Takes a text.
     pub fn text(&mut self, text: &str) -> &mut Self {
-        self.length(text.len());
-        self.0.update(text.as_bytes());
+        self.bytes(text.as_bytes())
+    }
+
+    /// Takes bytes.
+    pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.length(bytes.len());
+        self.0.update(bytes);
         self
     }
 

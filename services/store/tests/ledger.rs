@@ -79,6 +79,12 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
+            async fn prices_set_by_name_are_set_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::prices_set_by_name_are_set_once(&ledger).await;
+            }
+
+            #[tokio::test]
             async fn usage_by_model_is_the_sum_of_its_lines() {
                 let (ledger, _kept) = $open().await;
                 conformance::reports::usage_by_model_is_the_sum_of_its_lines(&ledger).await;

@@ -1,8 +1,8 @@
-//! Corrections: voids and reprices, and the requests that ask for them.
+//! Corrections: voids, reprices and prices, and the requests that ask for them.
 
 use tokenmeter_model::fingerprint::Fingerprint;
 use tokenmeter_model::id::TenantId;
-use tokenmeter_model::price::Quote;
+use tokenmeter_model::price::{Price, Quote};
 
 use super::{PricedLine, Range, Recorded};
 
@@ -65,6 +65,31 @@ pub enum VoidOutcome {
     },
     /// There is no such event; nothing changed, and the request is not remembered.
     NotFound,
+    /// The request's name stands for another request; nothing changed.
+    RequestConflict,
+}
+
+/// Prices to add to a tenant's book under the name of a request.
+#[derive(Debug, Clone)]
+pub struct PriceSet {
+    /// The request; its time is when the prices are recorded.
+    pub request: Request,
+    /// The prices, in order; none is a request that changes nothing and is remembered too.
+    pub prices: Vec<Price>,
+    /// What the request is answered beside the versions, in the RPC's own words.
+    pub answer: String,
+}
+
+/// What became of a set of prices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PricesOutcome {
+    /// The prices stand, now or since the first request of this name.
+    Set {
+        /// Each one's version, and whether it was new, as the first request was told.
+        versions: Vec<(i64, bool)>,
+        /// The answer of the first request.
+        answer: String,
+    },
     /// The request's name stands for another request; nothing changed.
     RequestConflict,
 }

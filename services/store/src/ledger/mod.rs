@@ -19,7 +19,8 @@ use tokenmeter_model::totals::Totals;
 use tokio::sync::watch;
 
 use self::correction::{
-    Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void, VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
+    VoidOutcome,
 };
 use self::items::{ItemOutcome, ItemSubmission};
 
@@ -352,6 +353,11 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
         prices: Vec<Price>,
         now_us: i64,
     ) -> Result<Vec<(i64, bool)>, Error>;
+
+    /// Adds prices to a tenant's book, as [`Ledger::add_prices`] does, and remembers the request
+    /// with what it is answered. The same request again changes nothing and gets its first answer,
+    /// whatever became of the prices since.
+    async fn set_prices(&self, set: PriceSet) -> Result<PricesOutcome, Error>;
 
     /// A tenant's own prices and the shipped ones, of versions after `after`.
     async fn prices(

@@ -39,7 +39,8 @@ use self::openings::Openings;
 use self::writer::{Batched, Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{
-    Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void, VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
+    VoidOutcome,
 };
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
@@ -294,6 +295,10 @@ impl Ledger for Sqlite {
             reply,
         })
         .await
+    }
+
+    async fn set_prices(&self, set: PriceSet) -> Result<PricesOutcome, Error> {
+        self.ask(|reply| Job::SetPrices { set, reply }).await
     }
 
     async fn prices(

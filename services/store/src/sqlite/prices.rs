@@ -1,12 +1,21 @@
 //! The price book's table: versions are added, never changed.
 
+use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use sqlx::{Connection as _, Row as _};
 use tokenmeter_model::price::Price;
 
 use super::lines::corrupt;
-use super::unavailable;
+use super::{requests, unavailable};
+use crate::ledger::correction::{PriceSet, PricesOutcome};
 use crate::ledger::{Error, StoredPrice};
+
+/// What is remembered of a request that set prices.
+#[derive(Serialize, Deserialize)]
+struct Set {
+    versions: Vec<(i64, bool)>,
+    answer: String,
+}
 
 /// Adds the prices that do not stand yet, figure for figure, in one transaction.
 pub(super) async fn add(
@@ -19,6 +28,50 @@ pub(super) async fn add(
         .begin_with("BEGIN IMMEDIATE")
         .await
         .map_err(unavailable)?;
+    let versions = insert(&mut transaction, tenant, prices, now_us).await?;
+    transaction.commit().await.map_err(unavailable)?;
+    Ok(versions)
+}
+
+/// Adds prices as [`add`] does, once for each request: it is remembered in their transaction.
+pub(super) async fn set(
+    connection: &mut SqliteConnection,
+    set: PriceSet,
+) -> Result<PricesOutcome, Error> {
+    let PriceSet {
+        request,
+        prices,
+        answer,
+    } = set;
+    let tenant = request.tenant.as_str();
+    let mut transaction = connection
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .map_err(unavailable)?;
+    let set = match requests::find(&mut *transaction, tenant, &request.request_id).await? {
+        Some(before) if !before.is(&request) => return Ok(PricesOutcome::RequestConflict),
+        Some(before) => serde_json::from_str(&before.answer)
+            .map_err(|error| Error::Corrupt(format!("an answer: {error}")))?,
+        None => {
+            let versions = insert(&mut transaction, tenant, prices, request.at_us).await?;
+            let set = Set { versions, answer };
+            let text = serde_json::to_string(&set).map_err(|e| Error::Corrupt(e.to_string()))?;
+            requests::put(&mut transaction, &request, &text).await?;
+            transaction.commit().await.map_err(unavailable)?;
+            set
+        }
+    };
+    let Set { versions, answer } = set;
+    Ok(PricesOutcome::Set { versions, answer })
+}
+
+/// Adds the prices that do not stand yet within a transaction.
+async fn insert(
+    connection: &mut SqliteConnection,
+    tenant: &str,
+    prices: Vec<Price>,
+    now_us: i64,
+) -> Result<Vec<(i64, bool)>, Error> {
     let mut versions = Vec::with_capacity(prices.len());
     for mut price in prices {
         price.version = 0;
@@ -31,7 +84,7 @@ pub(super) async fn add(
         .bind(&price.provider)
         .bind(&price.model)
         .bind(price.effective_from_us)
-        .fetch_optional(&mut *transaction)
+        .fetch_optional(&mut *connection)
         .await
         .map_err(unavailable)?;
         if let Some((version, _)) = standing.filter(|(_, standing)| *standing == text) {
@@ -48,12 +101,11 @@ pub(super) async fn add(
         .bind(price.effective_from_us)
         .bind(now_us)
         .bind(text)
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await
         .map_err(unavailable)?;
         versions.push((added.last_insert_rowid(), true));
     }
-    transaction.commit().await.map_err(unavailable)?;
     Ok(versions)
 }
 

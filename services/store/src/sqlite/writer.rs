@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use super::group::{self, Inserts, Key, Prepared};
 use super::{MAX_QUEUED_EVENTS, correct, items, prices, read, unavailable};
 use crate::fault::{Planted, is_planted};
-use crate::ledger::correction::{RepriceStep, Void, VoidOutcome};
+use crate::ledger::correction::{PriceSet, PricesOutcome, RepriceStep, Void, VoidOutcome};
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{Error, Outcome, Submission};
 use crate::metrics;
@@ -41,6 +41,10 @@ pub(super) enum Job {
         prices: Vec<Price>,
         now_us: i64,
         reply: oneshot::Sender<Result<Vec<(i64, bool)>, Error>>,
+    },
+    SetPrices {
+        set: PriceSet,
+        reply: oneshot::Sender<Result<PricesOutcome, Error>>,
     },
     Check {
         reply: oneshot::Sender<Result<(), Error>>,
@@ -119,6 +123,9 @@ impl Writer {
                 } => {
                     let added = prices::add(&mut self.connection, &tenant, prices, now_us).await;
                     let _ = reply.send(added);
+                }
+                Job::SetPrices { set, reply } => {
+                    let _ = reply.send(prices::set(&mut self.connection, set).await);
                 }
                 Job::Check { reply } => {
                     let _ = reply.send(self.check().await);

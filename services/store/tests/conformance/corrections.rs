@@ -1,10 +1,14 @@
-//! Voids and reprices.
+//! Voids, reprices and prices set by name.
 
 use std::collections::BTreeMap;
 
 use tokenmeter_model::event::{Event, Status, Voided};
+use tokenmeter_model::fingerprint::Canonical;
+use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::{BUCKET_US, Totals};
-use tokenmeter_store::ledger::correction::{Adjustment, RepriceQuery, RepriceStep, VoidOutcome};
+use tokenmeter_store::ledger::correction::{
+    Adjustment, PriceSet, PricesOutcome, RepriceQuery, RepriceStep, Request, VoidOutcome,
+};
 use tokenmeter_store::ledger::{
     EventQuery, Ledger, Outcome, Range, ServiceQuery, ServiceUsage, Subject,
 };
@@ -314,4 +318,92 @@ pub async fn a_reprice_step_starts_where_its_run_stands(ledger: &dyn Ledger) {
         ..step(3, answer.map(|one| one.answer).as_deref(), "wrong")
     };
     assert!(!ledger.reprice(other).await.unwrap());
+}
+
+/// Prices of models from a source, named.
+fn price_set(owner: &str, name: &str, models: &[&str], source: &str) -> PriceSet {
+    let price = |model: &&str| Price {
+        provider: "anthropic".into(),
+        model: (*model).to_owned(),
+        effective_from_us: T0,
+        version: 0,
+        source: source.into(),
+        tiers: BTreeMap::new(),
+        fees: BTreeMap::new(),
+    };
+    PriceSet {
+        request: Request {
+            fingerprint: Canonical::new().text(source).finish(),
+            ..request(owner, name, "SetPrices", T0)
+        },
+        prices: models.iter().map(price).collect(),
+        answer: format!("{name} from {source}"),
+    }
+}
+
+pub async fn prices_set_by_name_are_set_once(ledger: &dyn Ledger) {
+    let owner = tenant("a");
+    let book = async || -> Vec<(i64, String)> {
+        let prices = ledger.prices(&owner, 0).await.unwrap();
+        let of = prices.into_iter();
+        of.map(|one| (one.price.version, one.price.source))
+            .collect()
+    };
+    let first = price_set("a", "r-1", &["m", "n"], "one");
+    let outcome = ledger.set_prices(first.clone()).await.unwrap();
+    let versions = match &outcome {
+        PricesOutcome::Set { versions, answer } => {
+            assert_eq!(answer, "r-1 from one");
+            assert!(versions.iter().all(|(_, new)| *new));
+            versions.iter().map(|(version, _)| *version)
+        }
+        other => panic!("{other:?}"),
+    };
+    let added: Vec<_> = versions
+        .map(|version| (version, "one".to_owned()))
+        .collect();
+    assert_eq!((added.len(), book().await), (2, added.clone()));
+    let remembered = ledger.remembered(&owner, "r-1").await.unwrap().unwrap();
+    assert!(remembered.is(&first.request));
+
+    // A retry before and after another price: what it found at first, and nothing changed.
+    let late = PriceSet {
+        answer: "told anew".into(),
+        ..first.clone()
+    };
+    assert_eq!(ledger.set_prices(late.clone()).await.unwrap(), outcome);
+    let second = price_set("a", "r-2", &["m"], "two");
+    ledger.set_prices(second).await.unwrap();
+    let stands = book().await;
+    assert_eq!(stands.len(), 3);
+    assert_eq!(ledger.set_prices(late).await.unwrap(), outcome);
+    let fewer = PriceSet {
+        prices: Vec::new(),
+        ..first.clone()
+    };
+    assert_eq!(ledger.set_prices(fewer).await.unwrap(), outcome);
+
+    // Another content, or another RPC, under the same name.
+    let other = price_set("a", "r-1", &["m"], "three");
+    let mut import = first.clone();
+    import.request.rpc = "ImportPrices";
+    for conflict in [other, import] {
+        assert_eq!(
+            ledger.set_prices(conflict).await.unwrap(),
+            PricesOutcome::RequestConflict
+        );
+    }
+    assert_eq!(book().await, stands);
+
+    // A request that found everything standing is remembered too, and names are a tenant's own.
+    let nothing = price_set("a", "r-3", &[], "one");
+    let found = ledger.set_prices(nothing.clone()).await.unwrap();
+    assert_eq!(ledger.set_prices(nothing).await.unwrap(), found);
+    let taken = price_set("a", "r-3", &["m"], "four");
+    let refused = ledger.set_prices(taken).await.unwrap();
+    assert_eq!(refused, PricesOutcome::RequestConflict);
+    let stranger = price_set("b", "r-1", &["m"], "three");
+    let outcome = ledger.set_prices(stranger).await.unwrap();
+    assert!(matches!(outcome, PricesOutcome::Set { .. }));
+    assert_eq!(book().await, stands);
 }

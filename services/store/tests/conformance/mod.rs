@@ -10,7 +10,7 @@ mod under_load;
 #[allow(unused_imports)] // the planted faults run a part of the suite
 pub use corrections::{
     a_reprice_step_starts_where_its_run_stands, a_void_takes_an_event_out_of_every_figure,
-    reprices_keep_events_together,
+    prices_set_by_name_are_set_once, reprices_keep_events_together,
 };
 #[allow(unused_imports)] // the planted faults run a part of the suite
 pub use under_load::{ack_is_durable, bounded, racing_writers_record_once};

@@ -1,13 +1,15 @@
 //! Random sequences of records, retries, conflicts, voids, reprices and items against a small reference.
 
+mod reference;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 
 use proptest::prelude::*;
-use tokenmeter_model::event::Event;
+use tokenmeter_model::counts::{CacheWrites, Line, TokenCounts};
+use tokenmeter_model::event::{Event, Status};
 use tokenmeter_model::item::{Item, ToolInvocation, ToolStatus};
-use tokenmeter_model::price::Quote;
-use tokenmeter_model::totals::{BUCKET_US, Totals};
+use tokenmeter_model::totals::BUCKET_US;
 use tokenmeter_store::ledger::correction::{Adjustment, RepriceQuery, RepriceStep, VoidOutcome};
 use tokenmeter_store::ledger::items::ItemOutcome;
 use tokenmeter_store::ledger::log::Change;
@@ -15,63 +17,9 @@ use tokenmeter_store::ledger::{
     EventQuery, Ledger, Outcome, Range, Recorded, ServiceQuery, Subject, Voided, reports,
 };
 
+use self::reference::{Reference, Standing, figures, sum};
 use super::items::{champion, message, record_items, tool};
-use super::{T0, event, line, quote, record, request, submission, tenant};
-
-/// The reference: every accepted event once.
-type Reference = BTreeMap<String, Standing>;
-
-/// An event with its quotes as they were first and as they are today.
-#[derive(Debug)]
-struct Standing {
-    event: Event,
-    time: i64,
-    first: Vec<Option<Quote>>,
-    quotes: Vec<Option<Quote>>,
-    /// Why and when it was voided.
-    voided: Option<Voided>,
-}
-
-/// The ten lines that every total is held against: add up what passes the filter.
-fn sum(
-    reference: &Reference,
-    range: Option<Range>,
-    keep: impl Fn(&Event, &str) -> bool,
-) -> [i64; 7] {
-    let mut sums = [0; 7];
-    for one in reference.values().filter(|one| one.voided.is_none()) {
-        let Standing {
-            event,
-            time,
-            quotes,
-            ..
-        } = one;
-        for (n, (line, quote)) in event.lines.iter().zip(quotes).enumerate() {
-            if range.is_none_or(|r| r.from_us <= *time && *time < r.to_us)
-                && keep(event, &line.model)
-            {
-                let quote =
-                    quote.map_or([0, 0, 1], |q| [q.cost_nano_usd, q.cache_saving_nano_usd, 0]);
-                let adds = [
-                    i64::from(n == 0),
-                    line.counts.input,
-                    line.counts.cache_read,
-                    line.counts.output,
-                ];
-                sums.iter_mut()
-                    .zip(adds.into_iter().chain(quote))
-                    .for_each(|(sum, add)| *sum += add);
-            }
-        }
-    }
-    sums
-}
-
-fn figures(t: &Totals) -> [i64; 7] {
-    let tokens = [t.requests, t.input, t.cache_read, t.output];
-    let rest = [t.cost_nano_usd, t.cache_saving_nano_usd, t.unpriced_lines];
-    std::array::from_fn(|n| if n < 4 { tokens[n] } else { rest[n - 4] })
-}
+use super::{T0, event, quote, record, request, submission, tenant};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -150,20 +98,48 @@ fn build(sent: &Sent) -> (Event, i64) {
             format!("s{}", sent.id % 4)
         },
         request_time_us: Some(time),
-        lines: (0..lines)
-            .map(|n| {
-                let mut line = line(
-                    &format!("m{}", (i64::from(n) + seed) % 3),
-                    seed,
-                    3 * seed + 1,
-                );
-                line.counts.cache_read = 5 * seed;
-                line
-            })
-            .collect(),
+        status: [Status::Succeeded, Status::Failed, Status::Interrupted]
+            [usize::from(sent.id + sent.payload) % 3],
+        latency_ms: (sent.id % 4 != 1).then_some(100 + seed),
+        lines: (0..lines).map(|n| build_line(seed, n.into())).collect(),
         ..event(&format!("e{}", sent.id), "")
     };
     (event, time)
+}
+
+/// A line with every figure set, each to another number.
+fn build_line(seed: i64, n: i64) -> Line {
+    let mut figure = 0;
+    let mut next = || {
+        figure += 1;
+        figure * (seed + n) + figure
+    };
+    Line {
+        model: format!("m{}", (n + seed) % 3),
+        counts: TokenCounts {
+            reasoning: next(),
+            input_audio: next(),
+            input_image: next(),
+            tool_use_prompt: next(),
+            cache_read_audio: next(),
+            output_audio: next(),
+            output_image: next(),
+            cache_write: CacheWrites {
+                ttl_5m: next(),
+                ttl_30m: next(),
+                ttl_1h: next(),
+                ttl_12h: next(),
+                unspecified: next(),
+            },
+            // The wholes come last: each is larger than its parts together.
+            cache_read: next(),
+            input: next(),
+            output: next(),
+        },
+        tool_requests: [("web_search", next()), ("web_fetch", n)]
+            .map(|(tool, requests)| (tool.to_owned(), requests))
+            .into(),
+    }
 }
 
 pub fn totals_equal_the_reference_at_every_step<L, K, F>(open: impl Fn() -> F)
@@ -453,7 +429,11 @@ async fn compare(ledger: &impl Ledger, reference: &Reference) {
         assert_eq!(one.voided, standing.voided);
         assert_eq!(one.quotes, standing.quotes);
     }
-    let waiting = sum(reference, None, |_, _| true)[6];
+    let all = sum(reference, None, |_, _| true);
+    let (_, waiting) = *all
+        .iter()
+        .find(|(name, _)| *name == "unpriced_lines")
+        .unwrap();
     let unpriced = ledger.unpriced(&owner, None, 100).await.unwrap();
     assert_eq!(unpriced.total_lines, waiting);
     let listed: i64 = unpriced.models.iter().map(|model| model.lines).sum();

@@ -123,7 +123,7 @@ pub(crate) async fn reprice(
     output: Output,
 ) -> Result<(), Error> {
     let client = client.connect().await?;
-    let id = args.request_id.unwrap_or_else(fresh_id);
+    let id = args.request_id.unwrap_or_else(|| fresh_id("reprice"));
     let mut request = v1::RepriceUsageRequest {
         request_id: format!("{id}:dry"),
         range: range(args.from, args.to),
@@ -159,9 +159,9 @@ pub(crate) async fn reprice(
 }
 
 /// An id that no other run has.
-fn fresh_id() -> String {
+pub(super) fn fresh_id(kind: &str) -> String {
     let random = || RandomState::new().hash_one(std::time::SystemTime::now());
-    format!("reprice:{:016x}{:016x}", random(), random())
+    format!("{kind}:{:016x}{:016x}", random(), random())
 }
 
 /// Sends the same request until the run is complete.
@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn every_run_has_an_id_of_its_own() {
-        let (one, other) = (fresh_id(), fresh_id());
+        let (one, other) = (fresh_id("reprice"), fresh_id("reprice"));
         assert!(
             one != other && one.len() == "reprice:".len() + 32,
             "{one} {other}"

@@ -13,6 +13,7 @@ use tokenmeter_model::price::{Component, Price, file};
 use tokenmeter_model::tier::ServiceTier;
 
 use super::connect::ClientArgs;
+use super::corrections::fresh_id;
 use super::error::Error;
 use super::events::page_size;
 use super::render::{self, count};
@@ -276,15 +277,9 @@ struct ProblemJson<'a> {
 
 async fn import(args: ImportArgs, client: &ClientArgs, output: Output) -> Result<(), Error> {
     let content = read(&args.file)?;
-    let from = time::text(args.effective_from.as_ref());
-    let mut options: Vec<&[u8]> = vec![
-        from.as_bytes(),
-        args.source.as_bytes(),
-        if args.dry_run { b"dry" } else { b"" },
-    ];
-    options.extend(args.provider.iter().map(|provider| provider.as_bytes()));
     let request = v1::ImportPricesRequest {
-        request_id: request_id("prices-import", &content, &options),
+        // Who runs it again wants these prices now, whatever was set since.
+        request_id: fresh_id("prices-import"),
         content: content.into(),
         format: v1::PriceFileFormat::Unspecified.into(),
         effective_from: args.effective_from,
@@ -383,11 +378,10 @@ async fn set(args: &SetArgs, client: &ClientArgs, output: Output) -> Result<(), 
     }
     let mut service = client.connect().await?.admin();
     let (mut set, mut unchanged) = (Vec::new(), 0);
-    for (n, part) in prices.chunks(MAX_PRICES).enumerate() {
-        let n = n.to_string();
-        let dry: &[u8] = if args.dry_run { b"dry" } else { b"" };
+    for part in prices.chunks(MAX_PRICES) {
         let request = v1::SetPricesRequest {
-            request_id: request_id("prices-set", &content, &[n.as_bytes(), dry]),
+            // Who runs it again wants these prices now, whatever was set since.
+            request_id: fresh_id("prices-set"),
             prices: part
                 .iter()
                 .map(tokenmeter_api::convert::price::from_price)

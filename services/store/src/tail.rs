@@ -1,6 +1,7 @@
 //! The end of the log, shared by all who follow it.
 //!
-//! One follower a tenant reads the log after a commit and keeps the newest entries in a ring.
+//! One follower a tenant reads the log after a commit that touched it and keeps the newest entries
+//! in a ring.
 //! A subscription is a position, not a queue: it takes what is after it from the ring, or, when it
 //! has fallen behind the ring, reads the log itself, a page at a time. So nothing is ever skipped,
 //! and one that stands still costs a position and at most a page.
@@ -117,11 +118,27 @@ impl Tail {
     }
 }
 
-/// Reads the log after every commit signal, once for all subscriptions of the tenant.
+/// Reads the log after every commit that touched the tenant, once for all its subscriptions.
 async fn follower(ledger: Arc<dyn Ledger>, tenant: TenantId, mut at: i64, shared: Arc<Shared>) {
     let mut committed = ledger.committed();
-    while committed.wait_for(|last| *last > at).await.is_ok() {
-        match ledger.log(&tenant, at, POSITIONS).await {
+    loop {
+        // The position comes before the question: what is committed between waits for the next
+        // round.
+        let Ok(last) = committed
+            .wait_for(|last| *last > at)
+            .await
+            .map(|last| *last)
+        else {
+            return;
+        };
+        let read = match ledger.touched(&tenant, at) {
+            true => ledger.log(&tenant, at, POSITIONS).await,
+            false => Ok(Page {
+                entries: Vec::new(),
+                through: last,
+            }),
+        };
+        match read {
             Ok(page) => {
                 at = page.through;
                 shared.push(page);

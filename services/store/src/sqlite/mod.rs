@@ -17,6 +17,7 @@ mod service;
 mod sessions;
 mod tools;
 mod totals;
+mod touched;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use self::touched::Touched;
 use self::writer::{Batched, Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{
@@ -67,6 +69,7 @@ pub struct Sqlite {
     epoch: String,
     secret: Vec<u8>,
     committed: watch::Receiver<i64>,
+    touched: Arc<Touched>,
 }
 
 impl Sqlite {
@@ -123,7 +126,9 @@ impl Sqlite {
             .map_err(unavailable)?;
         let (jobs, waiting) = mpsc::channel(MAX_QUEUED_EVENTS);
         let (publish, committed) = watch::channel(last_position);
-        tokio::spawn(Writer::new(connection, publish).run(waiting));
+        let touched = Arc::new(Touched::new(last_position));
+        let writer = Writer::new(connection, publish, Arc::clone(&touched));
+        tokio::spawn(writer.run(waiting));
         Ok(Self {
             readers,
             jobs,
@@ -131,6 +136,7 @@ impl Sqlite {
             epoch,
             secret,
             committed,
+            touched,
         })
     }
 
@@ -308,6 +314,10 @@ impl Ledger for Sqlite {
 
     fn committed(&self) -> watch::Receiver<i64> {
         self.committed.clone()
+    }
+
+    fn touched(&self, tenant: &TenantId, since: i64) -> bool {
+        self.touched.since(tenant, since)
     }
 
     async fn log(

@@ -1,6 +1,7 @@
 //! The end of the log, shared by all who follow it.
 //!
-//! One follower a tenant reads the log after a commit and keeps the newest entries in a ring.
+//! One follower a tenant reads the log after a commit that touched it and keeps the newest entries
+//! in a ring.
 //! A subscription is a position, not a queue: it takes what is after it from the ring, or, when it
 //! has fallen behind the ring, reads the log itself, a page at a time. So nothing is ever skipped,
 //! and one that stands still costs a position and at most a page.
@@ -8,6 +9,7 @@
 mod ring;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -36,6 +38,8 @@ pub struct Tail {
     ledger: Arc<dyn Ledger>,
     followed: Mutex<HashMap<TenantId, Weak<Followed>>>,
     catch_ups: Arc<Semaphore>,
+    /// How many rings there are, which share one budget.
+    rings: Arc<AtomicUsize>,
 }
 
 /// One tenant's newest entries. It ends with its last subscription.
@@ -46,6 +50,7 @@ struct Followed {
 
 struct Shared {
     ring: Mutex<Ring>,
+    rings: Arc<AtomicUsize>,
     progress: watch::Sender<Progress>,
 }
 
@@ -65,6 +70,7 @@ impl Tail {
             ledger,
             followed: Mutex::default(),
             catch_ups: Arc::new(Semaphore::new(CATCH_UPS)),
+            rings: Arc::default(),
         })
     }
 
@@ -95,8 +101,10 @@ impl Tail {
         // Tenants without a subscription leave here, so that the map has no more than the others.
         all.retain(|_, followed| followed.strong_count() > 0);
         let start = self.end();
+        self.rings.fetch_add(1, Ordering::Relaxed);
         let shared = Arc::new(Shared {
             ring: Mutex::new(Ring::new(start)),
+            rings: Arc::clone(&self.rings),
             progress: watch::Sender::new(Progress {
                 entry: start,
                 failed: None,
@@ -117,11 +125,27 @@ impl Tail {
     }
 }
 
-/// Reads the log after every commit signal, once for all subscriptions of the tenant.
+/// Reads the log after every commit that touched the tenant, once for all its subscriptions.
 async fn follower(ledger: Arc<dyn Ledger>, tenant: TenantId, mut at: i64, shared: Arc<Shared>) {
     let mut committed = ledger.committed();
-    while committed.wait_for(|last| *last > at).await.is_ok() {
-        match ledger.log(&tenant, at, POSITIONS).await {
+    loop {
+        // The position comes before the question: what is committed between waits for the next
+        // round.
+        let Ok(last) = committed
+            .wait_for(|last| *last > at)
+            .await
+            .map(|last| *last)
+        else {
+            return;
+        };
+        let read = match ledger.touched(&tenant, at) {
+            true => ledger.log(&tenant, at, POSITIONS).await,
+            false => Ok(Page {
+                entries: Vec::new(),
+                through: last,
+            }),
+        };
+        match read {
             Ok(page) => {
                 at = page.through;
                 shared.push(page);
@@ -144,7 +168,8 @@ async fn follower(ledger: Arc<dyn Ledger>, tenant: TenantId, mut at: i64, shared
 impl Shared {
     fn push(&self, page: Page) {
         let newest = page.entries.last().map(|entry| entry.position);
-        lock(&self.ring).push(page);
+        let max_bytes = ring::share(self.rings.load(Ordering::Relaxed));
+        lock(&self.ring).push(page, max_bytes);
         // Nobody is woken for a stretch in which nothing of this tenant happened.
         self.progress.send_if_modified(|progress| {
             let mended = progress.failed.take().is_some();
@@ -153,6 +178,12 @@ impl Shared {
             }
             mended || newest.is_some()
         });
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.rings.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

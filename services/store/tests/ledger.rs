@@ -163,6 +163,19 @@ macro_rules! ledger_suite {
                 conformance::feed::those_behind_do_not_hold_up_the_one_at_the_end(ledger).await;
             }
 
+            #[tokio::test]
+            async fn a_commit_touches_the_tenants_in_it() {
+                let (ledger, kept) = $open().await;
+                let other = async || super::$reopen(&kept).await;
+                conformance::idle::a_commit_touches_the_tenants_in_it(&ledger, other).await;
+            }
+
+            #[tokio::test]
+            async fn followers_of_idle_tenants_miss_nothing() {
+                let (ledger, _kept) = $open().await;
+                conformance::idle::followers_of_idle_tenants_miss_nothing(ledger).await;
+            }
+
             #[test]
             fn totals_equal_the_reference_at_every_step() {
                 conformance::model::totals_equal_the_reference_at_every_step(|| $open());

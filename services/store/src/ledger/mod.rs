@@ -373,6 +373,11 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
     /// The last position that is on disk. A change wakes those who follow the log.
     fn committed(&self) -> watch::Receiver<i64>;
 
+    /// Whether anything of a tenant may have been committed after a position; true when it is not
+    /// known. Costs no read. False holds up to the position that [`Ledger::committed`] had before
+    /// the question, so read that first.
+    fn touched(&self, tenant: &TenantId, since: i64) -> bool;
+
     /// What followed `after` in a tenant's commit order. Reads at most `positions` positions of the
     /// log, of whichever tenant, so that one call costs a bounded time.
     async fn log(&self, tenant: &TenantId, after: i64, positions: i64) -> Result<log::Page, Error>;

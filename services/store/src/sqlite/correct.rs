@@ -1,5 +1,5 @@
 //! Corrections: compensating entries that take an event out of every total, or change its price.
-//! Each function is one transaction and answers the last position that it gave out.
+//! Each function is one transaction and answers the positions that it gave out.
 
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Connection as _, Row as _};
@@ -8,6 +8,7 @@ use tokenmeter_model::totals::Totals;
 
 use super::insert::Insert;
 use super::totals::{Batch, Owner};
+use super::touched::Given;
 use super::{lines, read, requests, unavailable, writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{Adjustment, RepriceStep, Request, Void, VoidOutcome};
@@ -18,12 +19,12 @@ const VOIDED: &str = "voided";
 /// What is remembered of a request that found its event voided.
 const ALREADY: &str = "already voided";
 
-/// Voids an event; the position is the last one given out, if any was.
+/// Voids an event; answers the positions given out, too, if any were.
 pub(super) async fn void(
     connection: &mut SqliteConnection,
     totals: &Insert,
     void: &Void,
-) -> Result<(VoidOutcome, Option<i64>), Error> {
+) -> Result<(VoidOutcome, Option<Given>), Error> {
     let request = &void.request;
     let tenant = request.tenant.as_str();
     let mut transaction = connection
@@ -46,9 +47,9 @@ pub(super) async fn void(
         transaction.commit().await.map_err(unavailable)?;
         return Ok((voided(event, true), None));
     }
-    let last = writer::last_position(&mut transaction).await?;
+    let after = writer::last_position(&mut transaction).await?;
     let written = sqlx::query(include_str!("queries/void.sql"))
-        .bind(last + 1)
+        .bind(after + 1)
         .bind(event.position)
         .bind(request.at_us)
         .bind(&void.reason)
@@ -62,7 +63,7 @@ pub(super) async fn void(
         let sums = taken_out(&event, request)?.bind(totals)?;
         sums.execute(&mut transaction).await.map_err(unavailable)?;
     }
-    let last = last + i64::try_from(event.event.lines.len()).unwrap_or(1);
+    let last = after + i64::try_from(event.event.lines.len()).unwrap_or(1);
     writer::set_last_position(&mut transaction, last).await?;
     requests::put(&mut transaction, request, VOIDED).await?;
     transaction.commit().await.map_err(unavailable)?;
@@ -70,7 +71,7 @@ pub(super) async fn void(
         at_us: request.at_us,
         reason: void.reason.clone(),
     });
-    Ok((voided(event, false), Some(last)))
+    Ok((voided(event, false), Some(Given { after, last })))
 }
 
 fn voided(event: Recorded, already: bool) -> VoidOutcome {
@@ -131,12 +132,12 @@ fn taken_out<'a>(recorded: &'a Recorded, request: &'a Request) -> Result<Batch<'
 }
 
 /// Posts the entries of a step if the run is where the caller saw it, and every quote that it saw
-/// still stands; answers the last position given out, or none if it did not.
+/// still stands; answers the positions given out, or none if it did not.
 pub(super) async fn reprice(
     connection: &mut SqliteConnection,
     totals: &Insert,
     step: &RepriceStep,
-) -> Result<Option<i64>, Error> {
+) -> Result<Option<Given>, Error> {
     let RepriceStep {
         request,
         previous,
@@ -158,7 +159,8 @@ pub(super) async fn reprice(
     if !stands {
         return Ok(None);
     }
-    let mut last = writer::last_position(&mut transaction).await?;
+    let after = writer::last_position(&mut transaction).await?;
+    let mut last = after;
     let mut posted = Vec::with_capacity(adjustments.len());
     for adjustment in adjustments {
         let row = sqlx::query(include_str!("queries/standing_quote.sql"))
@@ -186,7 +188,7 @@ pub(super) async fn reprice(
     writer::set_last_position(&mut transaction, last).await?;
     requests::put(&mut transaction, request, progress).await?;
     transaction.commit().await.map_err(unavailable)?;
-    Ok(Some(last))
+    Ok(Some(Given { after, last }))
 }
 
 /// What an adjustment adds to totals.

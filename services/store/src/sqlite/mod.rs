@@ -18,6 +18,7 @@ mod service;
 mod sessions;
 mod tools;
 mod totals;
+mod touched;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -36,6 +37,7 @@ use tokenmeter_model::totals::Totals;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use self::openings::Openings;
+use self::touched::Touched;
 use self::writer::{Batched, Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{
@@ -71,6 +73,7 @@ pub struct Sqlite {
     openings: Openings,
     secret: Vec<u8>,
     committed: watch::Receiver<i64>,
+    touched: Arc<Touched>,
 }
 
 impl Sqlite {
@@ -128,7 +131,9 @@ impl Sqlite {
             .map_err(unavailable)?;
         let (jobs, waiting) = mpsc::channel(MAX_QUEUED_EVENTS);
         let (publish, committed) = watch::channel(last_position);
-        tokio::spawn(Writer::new(connection, publish).run(waiting));
+        let touched = Arc::new(Touched::new(last_position));
+        let writer = Writer::new(connection, publish, Arc::clone(&touched));
+        tokio::spawn(writer.run(waiting));
         Ok(Self {
             readers,
             jobs,
@@ -137,6 +142,7 @@ impl Sqlite {
             openings,
             secret,
             committed,
+            touched,
         })
     }
 
@@ -318,6 +324,10 @@ impl Ledger for Sqlite {
 
     fn committed(&self) -> watch::Receiver<i64> {
         self.committed.clone()
+    }
+
+    fn touched(&self, tenant: &TenantId, since: i64) -> bool {
+        self.touched.since(tenant, since)
     }
 
     async fn log(

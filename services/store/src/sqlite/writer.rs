@@ -6,10 +6,12 @@ use std::time::Instant;
 
 use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
+use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::Price;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::group::{self, Inserts, Key, Prepared};
+use super::touched::{Given, Touched};
 use super::{MAX_QUEUED_EVENTS, correct, items, prices, read, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{PriceSet, PricesOutcome, RepriceStep, Void, VoidOutcome};
@@ -67,14 +69,21 @@ pub(super) struct Writer {
     inserts: Arc<Inserts>,
     /// Told the last position after every commit, before anyone is answered.
     committed: watch::Sender<i64>,
+    /// Told whose rows a commit has, before `committed` is.
+    touched: Arc<Touched>,
 }
 
 impl Writer {
-    pub(super) fn new(connection: SqliteConnection, committed: watch::Sender<i64>) -> Self {
+    pub(super) fn new(
+        connection: SqliteConnection,
+        committed: watch::Sender<i64>,
+        touched: Arc<Touched>,
+    ) -> Self {
         Self {
             connection,
             inserts: Arc::default(),
             committed,
+            touched,
         }
     }
 
@@ -102,17 +111,17 @@ impl Writer {
                 Job::Void { void, reply } => {
                     let done =
                         correct::void(&mut self.connection, &self.inserts.totals, &void).await;
-                    let _ = reply.send(done.map(|(outcome, last)| {
-                        self.publish(last);
+                    let _ = reply.send(done.map(|(outcome, given)| {
+                        self.publish(given, [&void.request.tenant]);
                         outcome
                     }));
                 }
                 Job::Reprice { step, reply } => {
                     let done =
                         correct::reprice(&mut self.connection, &self.inserts.totals, &step).await;
-                    let _ = reply.send(done.map(|last| {
-                        self.publish(last);
-                        last.is_some()
+                    let _ = reply.send(done.map(|given| {
+                        self.publish(given, [&step.request.tenant]);
+                        given.is_some()
                     }));
                 }
                 Job::AddPrices {
@@ -230,16 +239,16 @@ impl Writer {
         let Self {
             connection,
             inserts,
-            committed,
+            ..
         } = self;
         let mut transaction = connection
             .begin_with("BEGIN IMMEDIATE")
             .await
             .map_err(unavailable)?;
-        let last = last_position(&mut transaction).await?;
+        let after = last_position(&mut transaction).await?;
         // Bound for other positions than those that are free now, nothing of it can be used.
-        let prepared = prepared.filter(|prepared| prepared.last == last);
-        let (numbered, last) = group::number(submissions.iter().copied(), last);
+        let prepared = prepared.filter(|prepared| prepared.last == after);
+        let (numbered, last) = group::number(submissions.iter().copied(), after);
         let (keys, rest) = match prepared {
             Some(prepared) => (prepared.keys, Some((prepared.rows, prepared.sums))),
             None => (group::bind_keys(inserts, &numbered)?, None),
@@ -296,14 +305,18 @@ impl Writer {
             return Ok(outcomes);
         }
         transaction.commit().await.map_err(unavailable)?;
-        committed.send_replace(last);
+        let recorded = submissions.iter().zip(&outcomes);
+        let recorded = recorded.filter(|(_, outcome)| matches!(outcome, Outcome::Recorded { .. }));
+        let tenants = recorded.map(|(submission, _)| &submission.tenant);
+        self.publish(Some(Given { after, last }), tenants);
         Ok(outcomes)
     }
 
-    /// Tells the last position after a commit that gave one out.
-    fn publish(&self, last: Option<i64>) {
-        if let Some(last) = last {
-            self.committed.send_replace(last);
+    /// Tells of a commit that gave positions out, and whose rows are in it.
+    fn publish<'a>(&self, given: Option<Given>, tenants: impl IntoIterator<Item = &'a TenantId>) {
+        if let Some(given) = given {
+            self.touched.add(given, tenants);
+            self.committed.send_replace(given.last);
         }
     }
 

@@ -8,10 +8,19 @@ use crate::ledger::log::{Change, Entry, Page};
 
 /// Entries that a ring keeps at most.
 const MAX_ENTRIES: usize = 16_384;
-/// Bytes that its entries take at most, as [`bytes_of`] reckons them.
+/// Bytes that the entries of all rings of a node take together, as [`bytes_of`] reckons them, as
+/// long as there are no more rings than shares of [`MIN_BYTES`] in it: 1,024.
+const ALL_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes that the entries of one ring may take however few and however many rings there are.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
+const MIN_BYTES: usize = 64 * 1024;
 /// Entries that one subscriber takes at a time.
 const MAX_TAKEN: usize = 256;
+
+/// The bytes that each of so many rings may take.
+pub(super) fn share(rings: usize) -> usize {
+    (ALL_BYTES / rings.max(1)).clamp(MIN_BYTES, MAX_BYTES)
+}
 
 /// Everything of one tenant in `(from, through]`.
 pub(super) struct Ring {
@@ -45,20 +54,25 @@ impl Ring {
         self.from
     }
 
-    /// Adds the page that follows, and lets go of the oldest entries past the bounds.
-    pub(super) fn push(&mut self, page: Page) {
+    /// Adds the page that follows, and lets go of the oldest entries past the bounds: their number,
+    /// and this many bytes.
+    pub(super) fn push(&mut self, page: Page, max_bytes: usize) {
         for entry in page.entries {
             let bytes = bytes_of(&entry);
             self.bytes += bytes;
             self.entries.push_back((entry, bytes));
         }
         self.through = page.through;
-        while self.entries.len() > MAX_ENTRIES || self.bytes > MAX_BYTES {
+        while self.entries.len() > MAX_ENTRIES || self.bytes > max_bytes {
             let Some((oldest, bytes)) = self.entries.pop_front() else {
                 break;
             };
             self.bytes -= bytes;
             self.from = oldest.position;
+        }
+        // What it held at its fullest is let go of, too.
+        if self.entries.capacity() / 4 > self.entries.len() {
+            self.entries.shrink_to(self.entries.len() * 2);
         }
     }
 
@@ -149,6 +163,14 @@ mod tests {
         })
     }
 
+    fn push(ring: &mut Ring, position: i64, bytes: usize, max_bytes: usize) {
+        let page = Page {
+            entries: vec![entry(position, bytes)],
+            through: position,
+        };
+        ring.push(page, max_bytes);
+    }
+
     fn positions(taken: Taken) -> Option<(Vec<i64>, i64)> {
         match taken {
             Taken::Behind => None,
@@ -164,10 +186,11 @@ mod tests {
         let mut ring = Ring::new(10);
         assert_eq!(positions(ring.after(9)), None);
         assert_eq!(positions(ring.after(12)), Some((vec![], 12)));
-        ring.push(Page {
+        let page = Page {
             entries: vec![entry(12, 1), entry(15, 1)],
             through: 20,
-        });
+        };
+        ring.push(page, MAX_BYTES);
         assert_eq!(positions(ring.after(10)), Some((vec![12, 15], 20)));
         assert_eq!(positions(ring.after(12)), Some((vec![15], 20)));
         assert_eq!(positions(ring.after(15)), Some((vec![], 20)));
@@ -177,10 +200,7 @@ mod tests {
     fn a_ring_is_bounded_in_entries_and_bytes() {
         let mut ring = Ring::new(0);
         for position in 1..=20_000 {
-            ring.push(Page {
-                entries: vec![entry(position, 1)],
-                through: position,
-            });
+            push(&mut ring, position, 1, MAX_BYTES);
         }
         assert_eq!(ring.entries.len(), MAX_ENTRIES);
         assert_eq!(positions(ring.after(ring.from() - 1)), None);
@@ -188,12 +208,40 @@ mod tests {
         assert_eq!(taken.len(), MAX_TAKEN);
         assert_eq!(Some(&through), taken.last());
         for position in 20_001..20_100 {
-            ring.push(Page {
-                entries: vec![entry(position, 1_000_000)],
-                through: position,
-            });
+            push(&mut ring, position, 1_000_000, MAX_BYTES);
         }
         assert!(ring.bytes <= MAX_BYTES, "{} bytes", ring.bytes);
         assert_eq!(ring.entries.len(), 16);
+    }
+
+    #[test]
+    fn rings_share_a_budget_and_shrink_when_others_come() {
+        assert_eq!(
+            (share(0), share(1), share(4)),
+            (MAX_BYTES, MAX_BYTES, MAX_BYTES)
+        );
+        assert_eq!((share(1_024), share(100_000)), (MIN_BYTES, MIN_BYTES));
+        for rings in 5..=1_024 {
+            assert!(rings * share(rings) <= ALL_BYTES && share(rings) >= MIN_BYTES);
+        }
+        let mut ring = Ring::new(0);
+        for position in 1..=10_000 {
+            push(&mut ring, position, 500, share(1));
+        }
+        assert_eq!(ring.entries.len(), 10_000);
+        // The next stretch has nothing for this ring, and others have come.
+        let page = Page {
+            entries: Vec::new(),
+            through: 10_001,
+        };
+        ring.push(page, share(1_000));
+        assert!(ring.bytes <= share(1_000), "{} bytes", ring.bytes);
+        assert!(ring.entries.capacity() < 1_000);
+        assert_eq!(positions(ring.after(ring.from() - 1)), None);
+        let (taken, through) = positions(ring.after(ring.from())).unwrap();
+        assert_eq!((taken.last(), through), (Some(&10_000), 10_001));
+        // An entry larger than the share is read from the log by everybody.
+        push(&mut ring, 10_002, MIN_BYTES, share(1_024));
+        assert_eq!((ring.entries.len(), ring.from()), (0, 10_002));
     }
 }

@@ -17,10 +17,10 @@ use tokenmeter_store::tail::Tail;
 use super::{T0, event, line, quote, record, request, submission, tenant, user_totals, void};
 
 /// How long a subscriber waits for what has been committed.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Voids an event, with the reason `mistake`.
-async fn take_out(ledger: &dyn Ledger, id: &str) {
+pub async fn take_out(ledger: &dyn Ledger, id: &str) {
     let outcome = ledger.void(void("a", &format!("void-{id}"), id, "mistake", T0 + 2));
     assert!(matches!(
         outcome.await.unwrap(),
@@ -29,7 +29,7 @@ async fn take_out(ledger: &dyn Ledger, id: &str) {
 }
 
 /// An event of some lines, of which the first may be unpriced.
-async fn send(ledger: &dyn Ledger, owner: &str, id: &str, lines: usize, priced: bool) -> i64 {
+pub async fn send(ledger: &dyn Ledger, owner: &str, id: &str, lines: usize, priced: bool) -> i64 {
     let one = Event {
         lines: (0..lines)
             .map(|n| line(&format!("m{n}"), 10 + i64::try_from(n).unwrap(), 5))
@@ -47,7 +47,7 @@ async fn send(ledger: &dyn Ledger, owner: &str, id: &str, lines: usize, priced: 
 }
 
 /// Prices what waits for a price; answers how many lines.
-async fn reprice(ledger: &dyn Ledger, cost: i64, run: &str) -> usize {
+pub async fn reprice(ledger: &dyn Ledger, cost: i64, run: &str) -> usize {
     let all = RepriceQuery::default();
     let end = *ledger.committed().borrow();
     let waiting = ledger.reprice_candidates(&tenant("a"), &all, 0, end).await;

@@ -2,6 +2,7 @@
 
 mod corrections;
 pub mod feed;
+pub mod idle;
 pub mod items;
 pub mod model;
 pub mod reports;

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test may stop at the first surprise
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokenmeter_api::status::failure_of;
 use tokenmeter_api::streams::Streams;

@@ -1,8 +1,8 @@
 //! Small files that are replaced as a whole: progress, resume tokens.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
@@ -12,6 +12,17 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let failed = |error: io::Error| Error::file("write", path, &error);
     let new = beside(path, &format!(".{}.tmp", std::process::id()));
     fs::write(&new, bytes).map_err(failed)?;
+    fs::rename(&new, path).map_err(failed)
+}
+
+/// Replaces a file in one step that holds when the machine loses power, too: the content is on disk
+/// before it has the name, so that the file is never found empty.
+pub(crate) fn replace_on_disk(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::file("write", path, &error);
+    let new = beside(path, &format!(".{}.tmp", std::process::id()));
+    let mut file = File::create(&new).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
     fs::rename(&new, path).map_err(failed)
 }
 

@@ -92,20 +92,29 @@ impl Patience<'_> {
         cause: &str,
         asked: Option<Duration>,
     ) -> Result<(), Error> {
+        match self.wait(cause, asked).await {
+            true => Ok(()),
+            false => Err(Error::Input(format!(
+                "gave up after {} s: {cause}; the same command again goes on from here",
+                self.retry.keep_trying.as_secs()
+            ))),
+        }
+    }
+
+    /// Waits as [`pause`](Self::pause) does; false when patience has ended, for a command that has
+    /// something else to say then.
+    pub(crate) async fn wait(&mut self, cause: &str, asked: Option<Duration>) -> bool {
         let since = *self.failing_since.get_or_insert_with(Instant::now);
         let left = self.retry.keep_trying.saturating_sub(since.elapsed());
         if left.is_zero() {
-            return Err(Error::Input(format!(
-                "gave up after {} s: {cause}; the same command again goes on from here",
-                self.retry.keep_trying.as_secs()
-            )));
+            return false;
         }
         (self.retry.notice)(&format!("(retrying: {cause})"));
         let half = self.pause / 2;
         let pause = asked.unwrap_or_default().max(half + jitter(half));
         sleep(pause.min(left)).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        Ok(())
+        true
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) struct ExportArgs {
     /// Begin anew, whatever an export to this file had done before.
     #[arg(long, requires = "out")]
     restart: bool,
-    /// How long to go on trying while the server does not answer, in seconds.
+    /// How long to go on trying while there is no server or it does not answer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(..=86_400))]
     retry_for: u64,
@@ -111,8 +111,9 @@ pub(crate) async fn run(
         Some(path) => Sink::file(path, identity(args, client)?, args.restart)?,
         None => Sink::stdout(),
     };
+    let retry = Retry::with_notes(Duration::from_secs(args.retry_for));
     let mut export = Export {
-        client: client.connect().await?,
+        client: connect(client, &retry).await?,
         request: v1::ExportUsageRequest {
             range: range(args.from, args.to),
             format: v1::ExportFormat::JsonLines.into(),
@@ -121,9 +122,9 @@ pub(crate) async fn run(
             include_voided: args.include_voided,
         },
         mark: sink.mark().clone(),
+        kept: args.out.is_some(),
     };
     let resumed = !export.mark.token.is_empty();
-    let retry = Retry::with_notes(Duration::from_secs(args.retry_for));
     let summary = export.run(&mut sink, &retry).await?;
     let said = Sums::from(&summary);
     let written = export.mark.sums;
@@ -135,6 +136,21 @@ pub(crate) async fn run(
     match equal {
         true => Ok(()),
         false => Err(Error::Reported),
+    }
+}
+
+/// Connects, as often as patience allows while there is no server.
+async fn connect(client: &ClientArgs, retry: &Retry) -> Result<Client, Error> {
+    let mut patience = retry.patience();
+    loop {
+        match client.connect().await {
+            Err(error @ Error::Unreachable { .. }) => {
+                if !patience.wait(&error.to_string(), None).await {
+                    return Err(error);
+                }
+            }
+            connected => return connected,
+        }
     }
 }
 
@@ -159,6 +175,8 @@ struct Export {
     request: v1::ExportUsageRequest,
     /// How far it is.
     mark: Mark,
+    /// Whether a later run can go on with it, as with a file.
+    kept: bool,
 }
 
 impl Export {
@@ -183,7 +201,12 @@ impl Export {
                 return Err(self.hopeless(broken));
             }
             let asked = failure_of(&broken).and_then(|failure| failure.retry_after);
-            patience.pause(&describe(&broken), asked).await?;
+            let cause = describe(&broken);
+            if self.kept {
+                patience.pause(&cause, asked).await?;
+            } else if !patience.wait(&cause, asked).await {
+                return Err(lost(&cause));
+            }
         }
     }
 
@@ -219,14 +242,23 @@ impl Export {
     }
 
     fn hopeless(&self, status: Status) -> Error {
-        match self.mark.token.is_empty() {
-            true => status.into(),
-            false => Error::Input(format!(
+        match (self.mark.token.is_empty(), self.kept) {
+            (true, _) => status.into(),
+            (false, true) => Error::Input(format!(
                 "the export cannot go on where it was broken off: {}; begin anew with --restart",
                 describe(&status)
             )),
+            (false, false) => lost(&describe(&status)),
         }
     }
+}
+
+/// The end of an export to standard output, with which no later run can go on.
+fn lost(cause: &str) -> Error {
+    Error::Input(format!(
+        "the export was broken off: {cause}; what was written is not all of it, and standard \
+         output cannot be gone on with: discard it and export again, best with --out FILE"
+    ))
 }
 
 #[derive(Serialize)]

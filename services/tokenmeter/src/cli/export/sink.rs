@@ -1,6 +1,9 @@
 //! Where an export goes: standard output, or a file that a later run can go on with.
+//!
+//! Whoever writes a part holds a lock on it, and its notes are there before its first byte: a part
+//! without notes is somebody else's file, and stays as it is.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -55,25 +58,11 @@ impl Sink {
 
     /// A file, from where an earlier run of the same export left it, unless it is to begin anew.
     pub(super) fn file(path: &Path, export: String, restart: bool) -> Result<Self, Error> {
-        if path.exists() {
-            return Err(Error::Input(format!(
-                "{} exists already; remove it, or name another file",
-                path.display()
-            )));
-        }
+        absent(path)?;
         let (part, notes) = (
             files::beside(path, ".part"),
             files::beside(path, ".part.json"),
         );
-        let mark = match restart {
-            true => None,
-            false => noted(&notes, &export)?,
-        };
-        let mark = mark.unwrap_or_else(|| Mark {
-            version: VERSION,
-            export,
-            ..Default::default()
-        });
         let failed = |error: io::Error| Error::file("write", &part, &error);
         let mut file = OpenOptions::new()
             .create(true)
@@ -81,6 +70,29 @@ impl Sink {
             .write(true)
             .open(&part)
             .map_err(failed)?;
+        lock(&file, path, &part)?;
+        // Another export may have ended since: what is locked is its whole file then.
+        absent(path)?;
+        let found = found(&notes)?;
+        if matches!(found, Found::Nothing) && file.metadata().map_err(failed)?.len() > 0 {
+            return Err(Error::Input(format!(
+                "{} exists, and without {} it is no part of an export; move it away, or name \
+                 another file with --out",
+                part.display(),
+                notes.display()
+            )));
+        }
+        let mark = match (found, restart) {
+            (Found::Foreign, _) => return Err(foreign(&notes)),
+            (Found::Nothing, _) | (Found::Notes(_), true) => None,
+            (Found::Notes(mark), false) if mark.is_of(&export) => Some(mark),
+            (Found::Notes(_), false) => return Err(other(&notes)),
+        };
+        let mark = mark.unwrap_or_else(|| Mark {
+            version: VERSION,
+            export,
+            ..Default::default()
+        });
         if file.metadata().map_err(failed)?.len() < mark.bytes {
             return Err(Error::Input(format!(
                 "{} is shorter than was written; begin anew with --restart",
@@ -90,13 +102,15 @@ impl Sink {
         // What was written after the last note comes again.
         file.set_len(mark.bytes).map_err(failed)?;
         io::Seek::seek(&mut file, io::SeekFrom::Start(mark.bytes)).map_err(failed)?;
-        Ok(Self::File(Part {
+        let part = Part {
             file,
             path: path.to_owned(),
             part,
             notes,
             mark,
-        }))
+        };
+        part.note(&part.mark)?;
+        Ok(Self::File(part))
     }
 
     /// How far an earlier run had come.
@@ -124,8 +138,7 @@ impl Sink {
             Self::File(part) => {
                 let failed = |error: io::Error| Error::file("write", &part.part, &error);
                 part.file.write_all(data).map_err(failed)?;
-                let notes = serde_json::to_vec(mark).map_err(|error| failed(error.into()))?;
-                files::replace(&part.notes, &notes)
+                part.note(mark)
             }
         }
     }
@@ -142,17 +155,75 @@ impl Sink {
     }
 }
 
-/// What an earlier run noted; none if there was none.
-fn noted(notes: &Path, export: &str) -> Result<Option<Mark>, Error> {
-    let Some(bytes) = files::read(notes)? else {
-        return Ok(None);
-    };
-    let mark: Option<Mark> = serde_json::from_slice(&bytes).ok();
-    match mark.filter(|mark| mark.version == VERSION && mark.export == export) {
-        Some(mark) => Ok(Some(mark)),
-        None => Err(Error::Input(format!(
-            "{} belongs to another export; name another file, or begin anew with --restart",
-            notes.display()
+impl Part {
+    /// Notes how far it is.
+    fn note(&self, mark: &Mark) -> Result<(), Error> {
+        let notes = serde_json::to_vec(mark)
+            .map_err(|error| Error::file("write", &self.notes, &error.into()))?;
+        files::replace(&self.notes, &notes)
+    }
+}
+
+impl Mark {
+    /// Whether this export can go on from here.
+    fn is_of(&self, export: &str) -> bool {
+        self.version == VERSION && self.export == export
+    }
+}
+
+/// What is there in the place of the notes.
+enum Found {
+    Nothing,
+    /// Notes of this or another export.
+    Notes(Mark),
+    /// What no export wrote.
+    Foreign,
+}
+
+fn found(notes: &Path) -> Result<Found, Error> {
+    Ok(match files::read(notes)? {
+        None => Found::Nothing,
+        Some(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(mark) => Found::Notes(mark),
+            Err(_) => Found::Foreign,
+        },
+    })
+}
+
+/// Nothing that exists is written over.
+fn absent(path: &Path) -> Result<(), Error> {
+    match path.exists() {
+        false => Ok(()),
+        true => Err(Error::Input(format!(
+            "{} exists already; remove it, or name another file",
+            path.display()
         ))),
     }
+}
+
+/// Keeps every other export out of this part, until the file is closed or the process ends.
+fn lock(file: &File, path: &Path, part: &Path) -> Result<(), Error> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(Error::Input(format!(
+            "another export to {} runs; wait for its end, or name another file with --out",
+            path.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(Error::file("lock", part, &error)),
+    }
+}
+
+fn other(notes: &Path) -> Error {
+    Error::Input(format!(
+        "{} belongs to another export; name another file, or begin anew with --restart",
+        notes.display()
+    ))
+}
+
+fn foreign(notes: &Path) -> Error {
+    Error::Input(format!(
+        "{} holds no notes of an export; move it and the part beside it away, or name another \
+         file with --out",
+        notes.display()
+    ))
 }

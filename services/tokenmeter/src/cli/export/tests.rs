@@ -83,7 +83,11 @@ impl AnalyticsService for Parts {
 }
 
 async fn serve(parts: Parts) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    serve_at(parts, "127.0.0.1:0").await
+}
+
+async fn serve_at(parts: Parts, address: &str) -> String {
+    let listener = TcpListener::bind(address).await.unwrap();
     let at = listener.local_addr().unwrap().to_string();
     let service = AnalyticsServiceServer::new(parts);
     let incoming = tonic::transport::server::TcpIncoming::from(listener);
@@ -96,8 +100,11 @@ async fn serve(parts: Parts) -> String {
 }
 
 async fn export(at: &str, out: &Path, words: &[&str]) -> Result<(), Error> {
-    let out = out.to_str().unwrap();
-    let line = ["tokenmeter", "export", "--server", at, "--out", out];
+    export_words(at, &[&["--out", out.to_str().unwrap()], words].concat()).await
+}
+
+async fn export_words(at: &str, words: &[&str]) -> Result<(), Error> {
+    let line = ["tokenmeter", "export", "--server", at];
     let cli = Cli::try_parse_from(line.iter().chain(words)).unwrap();
     let Command::Export(args) = cli.command else {
         panic!("another command");
@@ -212,4 +219,85 @@ async fn a_summary_that_says_otherwise_is_no_success() {
     let error = export(&at, &out, &[]).await.unwrap_err();
     assert!(matches!(error, Error::Reported));
     assert!(!out.exists());
+}
+
+#[tokio::test]
+async fn a_part_that_no_export_wrote_is_left_alone() {
+    let at = serve(Parts::default()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.jsonl");
+    let part = folder.path().join("out.jsonl.part");
+    let notes = folder.path().join("out.jsonl.part.json");
+    fs::write(&part, "somebody's own").unwrap();
+    for words in [&[][..], &["--restart"]] {
+        let error = export(&at, &out, words).await.unwrap_err().to_string();
+        assert!(
+            error.contains("out.jsonl.part exists") && error.contains("--out"),
+            "{error}"
+        );
+    }
+    fs::write(&notes, "{}").unwrap();
+    for words in [&[][..], &["--restart"]] {
+        let error = export(&at, &out, words).await.unwrap_err().to_string();
+        assert!(error.contains("holds no notes of an export"), "{error}");
+    }
+    assert_eq!(fs::read_to_string(&part).unwrap(), "somebody's own");
+    assert_eq!(fs::read_to_string(&notes).unwrap(), "{}");
+    assert!(!out.exists());
+}
+
+#[tokio::test]
+async fn two_exports_to_one_file_do_not_run_at_once() {
+    let at = serve(Parts::default()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.jsonl");
+    let mut first = Sink::file(&out, "one".to_owned(), false).unwrap();
+    let mut mark = first.mark().clone();
+    mark.bytes = 5;
+    first.write(b"half\n", &mark).unwrap();
+    for words in [&[][..], &["--restart"]] {
+        let error = export(&at, &out, words).await.unwrap_err().to_string();
+        assert!(error.contains("another export to"), "{error}");
+    }
+    first.finish().unwrap();
+    assert_eq!(fs::read_to_string(&out).unwrap(), "half\n");
+    assert_eq!(files(folder.path()), ["out.jsonl"]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_yet_is_waited_for() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = gone.local_addr().unwrap().to_string();
+    drop(gone);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.jsonl");
+    let error = export(&at, &out, &["--retry-for", "0"]).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        serve_at(Parts::default(), &at).await
+    };
+    let (exported, _) = tokio::join!(export(&at, &out, &["--retry-for", "30"]), late);
+    exported.unwrap();
+    assert_eq!(fs::read_to_string(&out).unwrap(), whole());
+}
+
+#[tokio::test]
+async fn an_export_to_standard_output_is_not_told_to_restart_or_go_on() {
+    let gone = (1, None);
+    for breaks in [
+        vec![(1, Some(ErrorReason::PermissionDenied))],
+        vec![gone; 9],
+    ] {
+        let parts = Parts::default();
+        *parts.breaks.lock().unwrap() = breaks;
+        let at = serve(parts).await;
+        let error = export_words(&at, &["--retry-for", "0"]).await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("export again"), "{error}");
+        assert!(
+            !error.contains("--restart") && !error.contains("goes on from here"),
+            "{error}"
+        );
+    }
 }

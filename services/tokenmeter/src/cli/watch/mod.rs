@@ -58,7 +58,8 @@ pub(crate) struct WatchArgs {
     /// Go on after the event that carried this token. If absent, from now on.
     #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
     resume: Option<String>,
-    /// Go on where the last watch with this file ended, and keep the token in it.
+    /// Go on where the last watch with this file ended, and keep the token in it. If there is no
+    /// such file, from now on.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// End after this many events.
@@ -133,7 +134,17 @@ pub(crate) async fn run(args: WatchArgs, client: &ClientArgs, output: Output) ->
 }
 
 fn kept_token(path: &std::path::Path) -> Result<String, Error> {
-    let bytes = files::read(path)?.unwrap_or_default();
+    // No file is a first watch, which begins from now; an empty one is a token that was lost.
+    let Some(bytes) = files::read(path)? else {
+        return Ok(String::new());
+    };
+    if bytes.trim_ascii().is_empty() {
+        return Err(Error::Input(format!(
+            "{} is empty, so that where to go on is not known; put the last token in it, or remove \
+             it to watch from now on",
+            path.display()
+        )));
+    }
     let token = String::from_utf8(bytes)
         .ok()
         .map(|text| text.trim().to_owned())
@@ -297,7 +308,7 @@ impl Watch {
         else {
             return Ok(());
         };
-        files::replace(path, format!("{}\n", self.token).as_bytes())?;
+        files::replace_on_disk(path, format!("{}\n", self.token).as_bytes())?;
         self.saved.clone_from(&self.token);
         Ok(())
     }

@@ -151,3 +151,25 @@ async fn a_refusal_ends_the_watch_and_the_token_is_kept() {
     let error = watch(&at, &words).await.unwrap_err().to_string();
     assert!(error.contains("holds no resume token"), "{error}");
 }
+
+#[tokio::test]
+async fn an_empty_token_file_is_refused_and_an_absent_one_begins_now() {
+    let (server, at) = serve(vec![Step::Send(vec!["a"], Ending::Denied)]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let words = ["--token-file", file.to_str().unwrap(), "--count", "1"];
+    for empty in ["", " \n"] {
+        std::fs::write(&file, empty).unwrap();
+        let error = watch(&at, &words).await.unwrap_err().to_string();
+        assert!(
+            error.contains("is empty") && error.contains("remove it"),
+            "{error}"
+        );
+    }
+    assert!(server.asked.lock().unwrap().is_empty());
+    std::fs::remove_file(&file).unwrap();
+    watch(&at, &words).await.unwrap();
+    assert_eq!(*server.asked.lock().unwrap(), [""]);
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}

@@ -113,9 +113,9 @@ impl Place {
 
 /// A step of an export.
 #[derive(Debug)]
-pub enum Step {
-    /// The next event.
-    Event(Box<Recorded>),
+enum Step {
+    /// The next event, and where the export stands when it is sent.
+    Event(Box<Recorded>, Place),
     /// There are no more.
     End(Sums),
 }
@@ -194,16 +194,17 @@ impl Live {
 }
 
 impl Export {
-    /// Continues after the event that was taken last.
-    pub fn resume_token(&self) -> String {
+    /// Continues after the event that was sent last.
+    fn resume_token(&self) -> String {
         self.sealer.seal(&self.place.write())
     }
 
-    /// Takes the next step. Whoever drops this future loses nothing.
+    /// Takes the next step. The place moves when the event is put to a part. Whoever drops this
+    /// future loses nothing.
     ///
     /// # Errors
     /// The ledger's, or that the server shuts down; the last token continues.
-    pub async fn next(&mut self) -> Result<Step, Error> {
+    async fn next(&mut self) -> Result<Step, Error> {
         if self.ready.is_empty() && !self.last_read {
             // It runs by itself: a client that does not come back for it holds up no other.
             let read = AbortOnDropHandle::new(tokio::spawn(self.read()));
@@ -221,13 +222,14 @@ impl Export {
             return Ok(Step::End(self.place.sums));
         };
         let past = || ledger::Error::OutOfRange("the sums of an export".into());
-        self.place.sums.add(&event).ok_or_else(past)?;
-        self.place.after = Some((event.charge_time_us, event.position));
-        Ok(Step::Event(Box::new(event)))
+        let mut place = self.place;
+        place.sums.add(&event).ok_or_else(past)?;
+        place.after = Some((event.charge_time_us, event.position));
+        Ok(Step::Event(Box::new(event), place))
     }
 
     /// Whether the next step is in memory.
-    pub fn is_ready(&self) -> bool {
+    fn is_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
@@ -254,34 +256,46 @@ impl Export {
 /// A part, before it becomes the contract's.
 #[derive(Debug, Clone, Default)]
 pub struct Part<T> {
-    /// What was collected of the part's events.
-    pub rows: T,
+    /// What became of the part's events, in order.
+    pub rows: Vec<T>,
     /// Continues after it.
     pub resume_token: String,
     /// In the last part only.
     pub summary: Option<Sums>,
 }
 
-/// The parts of an export. `add` puts an event to a part and answers how many bytes it has then;
-/// a part is full with the first event that takes it past `max_bytes`, or when nothing is ready.
-pub fn parts<T: Default + Send>(
+/// The parts of an export. `encode` writes an event and answers how many bytes it takes in a part;
+/// a part ends before the event that would take it past `max_bytes`, or when nothing is ready. An
+/// event that is larger by itself would be a part alone; the bounds of events allow none.
+pub fn parts<T: Send>(
     export: Export,
     max_bytes: usize,
-    add: impl Fn(&mut T, Recorded) -> usize + Clone + Send,
+    encode: impl Fn(Recorded) -> (T, usize) + Clone + Send,
 ) -> impl Stream<Item = Result<Part<T>, Error>> + Send {
-    stream::unfold(Some((export, add)), move |state| async move {
-        let (mut export, add) = state?;
-        let mut rows = T::default();
+    stream::unfold(Some((export, None, encode)), move |state| async move {
+        let (mut export, mut held, encode) = state?;
+        let (mut rows, mut bytes) = (Vec::new(), 0);
         let summary = loop {
-            match export.next().await {
-                Ok(Step::Event(event)) => {
-                    let bytes = add(&mut rows, *event);
-                    if bytes >= max_bytes || !export.is_ready() && !export.last_read {
-                        break None;
+            let (row, size, place) = match held.take() {
+                Some(first) => first,
+                None => match export.next().await {
+                    Ok(Step::Event(event, place)) => {
+                        let (row, size) = encode(*event);
+                        (row, size, place)
                     }
-                }
-                Ok(Step::End(sums)) => break Some(sums),
-                Err(error) => return Some((Err(error), None)),
+                    Ok(Step::End(sums)) => break Some(sums),
+                    Err(error) => return Some((Err(error), None)),
+                },
+            };
+            if bytes + size > max_bytes && !rows.is_empty() {
+                held = Some((row, size, place));
+                break None;
+            }
+            rows.push(row);
+            bytes += size;
+            export.place = place;
+            if !export.is_ready() && !export.last_read {
+                break None;
             }
         };
         let part = Part {
@@ -289,7 +303,7 @@ pub fn parts<T: Default + Send>(
             resume_token: export.resume_token(),
             summary,
         };
-        let rest = summary.is_none().then_some((export, add));
+        let rest = summary.is_none().then_some((export, held, encode));
         Some((Ok(part), rest))
     })
 }

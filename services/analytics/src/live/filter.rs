@@ -27,6 +27,8 @@ pub enum EventType {
     Repriced,
     /// A type that this version never sends.
     Other(i32),
+    /// None in particular: it is counted, and filters nothing.
+    Unspecified,
 }
 
 /// What was asked for, as it came.
@@ -81,7 +83,11 @@ impl Filter {
             session_id: asked.session_id,
             team_id: asked.team_id,
             models: asked.models.into_iter().collect(),
-            types: asked.types.into_iter().collect(),
+            types: asked
+                .types
+                .into_iter()
+                .filter(|kind| *kind != EventType::Unspecified)
+                .collect(),
             phases: asked.phases.into_iter().collect(),
             lifecycle_kinds: asked.lifecycle_kinds.into_iter().collect(),
             labels: asked.labels.into_iter().collect(),
@@ -251,6 +257,20 @@ mod tests {
                 assert!(fields.starts_with(&["filter.models", "filter.labels"]));
                 assert!(fields.contains(&"filter.models[0]"));
             }
+            other => panic!("{other:?}"),
+        }
+        // A list of values that filter nothing is as long as any other.
+        let of_unspecified = |count| Asked {
+            types: vec![EventType::Unspecified; count],
+            ..Asked::default()
+        };
+        let none = Filter::of(&caller("admin"), of_unspecified(MAX_TYPES)).unwrap();
+        assert_eq!(
+            none,
+            Filter::of(&caller("admin"), Asked::default()).unwrap()
+        );
+        match Filter::of(&caller("admin"), of_unspecified(MAX_TYPES + 1)) {
+            Err(Error::Invalid(violations)) => assert_eq!(violations[0].field, "filter.types"),
             other => panic!("{other:?}"),
         }
         let models = |models: [&str; 2]| Asked {

@@ -1,6 +1,8 @@
 //! Subscriptions: what happens in a tenant, complete and in commit order; and exports of what did.
 
 pub mod export;
+#[cfg(test)]
+mod export_tests;
 pub mod filter;
 pub mod token;
 pub(crate) mod wire;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use prost::Message as _;
 use tokenmeter_api::convert::{event, money, time};
 use tokenmeter_api::json;
 use tokenmeter_api::status::Failure;
@@ -28,7 +27,7 @@ pub(crate) fn asked(filter: Option<v1::EventFilter>) -> Result<Asked, Error> {
     let mut types = Vec::new();
     for (n, number) in filter.types.iter().enumerate() {
         match v1::TokenEventType::try_from(*number) {
-            Ok(v1::TokenEventType::Unspecified) => {}
+            Ok(v1::TokenEventType::Unspecified) => types.push(EventType::Unspecified),
             Ok(v1::TokenEventType::UsageRecorded) => types.push(EventType::Recorded),
             Ok(v1::TokenEventType::UsageVoided) => types.push(EventType::Voided),
             Ok(v1::TokenEventType::UsageRepriced) => types.push(EventType::Repriced),
@@ -124,10 +123,9 @@ fn cost(quotes: &[Option<Quote>]) -> Option<i64> {
     priced.reduce(i64::saturating_add)
 }
 
-/// Most bytes of a part's data, and about how many of its events.
+/// Most bytes of a part's data, and of its events: far from the 4 MiB that clients take by default.
+/// The largest event that the bounds allow takes less than two thirds of it as a line.
 const MAX_PART_BYTES: usize = 1_048_576;
-/// A part is closed before an event of the largest size could take it past the bound.
-const FULL_PART_BYTES: usize = MAX_PART_BYTES - 256 * 1024;
 
 /// The form of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +139,10 @@ pub(crate) fn export_format(asked: &v1::ExportUsageRequest) -> Result<Format, Er
     match v1::ExportFormat::try_from(asked.format) {
         Ok(v1::ExportFormat::Unspecified | v1::ExportFormat::Events) => Ok(Format::Events),
         Ok(v1::ExportFormat::JsonLines) => Ok(Format::JsonLines),
+        Ok(v1::ExportFormat::FocusParquet) if !asked.resume_token.is_empty() => {
+            let text = "continues no Parquet file; export it from the start, without a token";
+            Err(Violation::new("resume_token", text).into())
+        }
         Ok(v1::ExportFormat::FocusCsv | v1::ExportFormat::FocusParquet) => {
             Err(Error::Refused(Box::new(Failure::new(
                 ErrorReason::NotYetImplemented,
@@ -178,34 +180,32 @@ pub(crate) fn export(
 ) -> BoxStream<v1::ExportUsageResponse> {
     match format {
         Format::Events => {
-            // The size so far, beside the events.
-            let add = move |rows: &mut (Vec<v1::RecordedEvent>, usize), event| {
+            let encode = move |event| {
                 let event = event::recorded_event(event, &epoch);
-                rows.1 += event.encoded_len();
-                rows.0.push(event);
-                rows.1
+                let size = prost::encoding::message::encoded_len(1, &event);
+                (event, size)
             };
-            let parts = export::parts(export, FULL_PART_BYTES, add);
+            let parts = export::parts(export, MAX_PART_BYTES, encode);
             Box::pin(parts.map(|part| {
                 let part = part?;
                 Ok(v1::ExportUsageResponse {
-                    events: part.rows.0,
+                    events: part.rows,
                     ..closing(part.resume_token, part.summary)
                 })
             }))
         }
         Format::JsonLines => {
-            let add = move |rows: &mut String, event| {
-                let event = event::recorded_event(event, &epoch);
-                rows.push_str(&json::encode(&event));
-                rows.push('\n');
-                rows.len()
+            let encode = move |event| {
+                let mut line = json::encode(&event::recorded_event(event, &epoch));
+                line.push('\n');
+                let size = line.len();
+                (line, size)
             };
-            let parts = export::parts(export, FULL_PART_BYTES, add);
+            let parts = export::parts(export, MAX_PART_BYTES, encode);
             Box::pin(parts.map(|part| {
                 let part = part?;
                 Ok(v1::ExportUsageResponse {
-                    data: part.rows.into(),
+                    data: part.rows.concat().into(),
                     ..closing(part.resume_token, part.summary)
                 })
             }))
@@ -239,6 +239,32 @@ mod tests {
         for (seconds, nanos) in [(1, -1), (-1, 1), (0, NANOS), (0, i32::MIN)] {
             assert!(read(seconds, nanos).is_err(), "{seconds} {nanos}");
         }
+    }
+
+    #[test]
+    fn a_parquet_file_is_not_continued() {
+        let refused = |resume_token: &str| {
+            let asked = v1::ExportUsageRequest {
+                format: v1::ExportFormat::FocusParquet.into(),
+                resume_token: resume_token.into(),
+                ..Default::default()
+            };
+            export_format(&asked).unwrap_err()
+        };
+        match refused("token") {
+            Error::Invalid(violations) => assert_eq!(violations[0].field, "resume_token"),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(refused(""), Error::Refused(_)));
+    }
+
+    #[test]
+    fn types_are_counted_as_sent() {
+        let filter = |count| v1::EventFilter {
+            types: vec![0; count],
+            ..Default::default()
+        };
+        assert_eq!(asked(Some(filter(500))).unwrap().types.len(), 500);
     }
 
     #[test]

@@ -4,10 +4,10 @@
 #   tests/run.sh [unit|integration|load|clients|lint|all] [--soak]
 #
 #   lint         format, clippy, dependency policy, contracts, scripts
-#   unit         tests inside the crates; needs nothing but Rust
+#   unit         tests inside the crates
 #   integration  tests against the built binary and against files
 #   load         tests of the released binary under a load of a million events
-#   clients      the client library for Rust; this version has no others
+#   clients      the client library for Rust, with its example and with TLS; this version has no others
 #   all          all of these, the default
 #   --soak       ten times as many rounds where a test has rounds
 #
@@ -83,6 +83,7 @@ long_files() {
 }
 
 unit() {
+    tests/tools.sh unit
     tests --lib --bins
 }
 
@@ -99,6 +100,7 @@ integration() {
     cp "${CARGO_TARGET_DIR:-target}/$built/tokenmeter" "$TOKENMETER_PLANTED_BIN"
     # Built once, before any test starts, so that no test waits for a build.
     step cargo build --locked --profile "$TOKENMETER_PROFILE" --workspace --bins
+    step cargo build --locked --profile "$TOKENMETER_PROFILE" --workspace --examples
     tests --test '*'
     # Every invariant's test has to turn red against a fault that is planted for it.
     step cargo test --locked --profile "$TOKENMETER_PROFILE" --package tokenmeter-store \
@@ -106,6 +108,7 @@ integration() {
 }
 
 load() {
+    tests/tools.sh load
     step cargo build --locked --release --package tokenmeter --bins
     TOKENMETER_BIN=${CARGO_TARGET_DIR:-target}/release/tokenmeter
     TOKENMETER_BIN=$(realpath "$TOKENMETER_BIN")
@@ -118,10 +121,14 @@ load() {
 clients() {
     tests/tools.sh clients
     step cargo build --locked --profile "$TOKENMETER_PROFILE" --workspace --bins
-    # Unit, doc and integration tests, the example, and the feature that is off by default.
-    step cargo build --locked --profile "$TOKENMETER_PROFILE" --package tokenmeter-client --examples
-    step cargo test --locked --profile "$TOKENMETER_PROFILE" --package tokenmeter-client |
-        tee -a "$scratch/results"
+    step cargo build --locked --profile "$TOKENMETER_PROFILE" --workspace --examples
+    # Unit, doc and integration tests, one of which runs the example; then all of them again with TLS,
+    # the feature that is off by default.
+    local features
+    for features in "" tls; do
+        step cargo test --locked --profile "$TOKENMETER_PROFILE" --package tokenmeter-client \
+            --features "$features" | tee -a "$scratch/results"
+    done
     step cargo clippy --locked --package tokenmeter-client --all-features --all-targets -- -D warnings
     echo "clients for Python, TypeScript and Go come in a later version"
 }

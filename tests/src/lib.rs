@@ -14,7 +14,7 @@ mod server;
 pub mod tour;
 pub mod trace;
 
-pub use binary::{binary, planted, release_binary};
+pub use binary::{binary, example, planted, release_binary};
 pub use chance::Chance;
 pub use places::{free_port, repository, rounds, shared_data, tool, wait_until};
 pub use process::{Finished, Process};

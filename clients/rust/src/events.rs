@@ -113,7 +113,11 @@ impl TokenEvents {
     pub async fn begin(&mut self) -> Result<()> {
         while self.token.is_empty() && self.held.is_none() {
             match self.response().await {
-                Ok(response) => self.held = Some(response),
+                // A sign of life is done with at once; an event is not, until `next` answers it.
+                Ok(response) => match response.event {
+                    Some(Event::Heartbeat(_)) | None => self.token = response.resume_token,
+                    Some(_) => self.held = Some(response),
+                },
                 Err(error) => self.lose(error)?,
             }
         }
@@ -121,7 +125,8 @@ impl TokenEvents {
     }
 
     /// The token that continues after the last event that [`next`](Self::next) answered, heartbeats
-    /// since included. Empty as long as there was no response.
+    /// since included. Empty as long as there was no response, or only one that `begin` keeps for
+    /// [`next`](Self::next).
     pub fn resume_token(&self) -> &str {
         &self.token
     }

@@ -25,6 +25,8 @@ use crate::rpcs::{self, Repeat};
 
 /// The header with the time that a call may take.
 const TIMEOUT: &str = "grpc-timeout";
+/// How far the ends of one time may lie apart on two sides: timers are in milliseconds.
+const CLOCKS: Duration = Duration::from_millis(5);
 /// What an answer may be longer on the wire than the message in it.
 const FRAMING_BYTES: usize = 64 * 1024;
 
@@ -96,10 +98,12 @@ impl Transport {
                 return Ok(deadline_exceeded(allowed).into_http());
             };
             let (retry, asked) = match &outcome {
-                // The channel and the server keep the same time, and may be the first to end it.
-                Ok(answer) if code_of(answer) == Some(Code::Cancelled) => {
+                // The server keeps the same time, and may be the first to end the call; one that
+                // ends it earlier has another cause, and says it.
+                Ok(answer) if code_of(answer) == Some(Code::Cancelled) && is_over(deadline) => {
                     return Ok(deadline_exceeded(allowed).into_http());
                 }
+                // So does the channel.
                 Err(error) if has_timed_out(&**error) => {
                     return Ok(deadline_exceeded(allowed).into_http());
                 }
@@ -171,6 +175,11 @@ fn retryable(answer: &http::Response<Collected<Bytes>>) -> (bool, Option<Duratio
 /// Whether a failed attempt failed on this side, and would again.
 fn is_local(error: &StdError) -> bool {
     error.is::<http_body_util::LengthLimitError>()
+}
+
+/// Whether a call's time is over, as far as two sides can agree on it.
+fn is_over(deadline: Instant) -> bool {
+    Instant::now() + CLOCKS >= deadline
 }
 
 fn deadline_exceeded(allowed: Duration) -> Status {

@@ -91,6 +91,23 @@ async fn nothing_is_waited_for_that_comes_after_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_somebody_cancelled_says_so() {
+    let cancelled = || Answer::Refuse(Status::cancelled("the proxy is going away"));
+    let fake = Fake::default().script([cancelled()]);
+    let error = fake.client().record(event("e")).await.unwrap_err();
+    assert_eq!(error.code, Code::Cancelled);
+    assert_eq!(error.message, "the proxy is going away");
+    assert!(error.is_applied_unknown() && !error.is_retryable());
+    assert_eq!(fake.seen().len(), 1);
+
+    // With the end of the call's time it is that.
+    let fake = Fake::default().script([cancelled()]);
+    let options = Options::new("localhost").deadline(ms(4));
+    let error = fake.client_with(options).record(event("e")).await;
+    assert_eq!(error.unwrap_err().code, Code::DeadlineExceeded);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_may_have_its_own_deadline() {
     let fake = Fake::default().script([Answer::Hang]);
     let mut request = tonic::Request::new(v1::GetUserUsageRequest::default());

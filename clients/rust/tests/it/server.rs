@@ -1,8 +1,10 @@
 //! The everyday calls against the built binary.
 
+use std::process::Command;
+
 use tokenmeter_client::v1::Interval;
 use tokenmeter_client::{Client, ErrorReason, Options, v1};
-use tokenmeter_tests::{Server, Start};
+use tokenmeter_tests::{Finished, Server, Start, example};
 
 /// 120 + 85 tokens of a model with a price.
 pub(crate) fn event(event_id: &str) -> v1::UsageEvent {
@@ -73,4 +75,20 @@ async fn a_call_survives_a_restart_of_the_server() {
     let recorded = client.record(event("e-1")).await.unwrap();
     assert_eq!(recorded.outcome(), v1::RecordOutcome::Duplicate);
     drop(restarted.await.unwrap());
+}
+
+#[test]
+fn the_example_records_and_watches() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut command = Command::new(example("record_and_watch"));
+    command.arg(server.address().to_string());
+    let printed = Finished::of(&mut command).success().stdout;
+    for (word, times) in [
+        ("recorded example-", 5),
+        ("watched  example-", 5),
+        ("has 5 requests in all", 1),
+    ] {
+        assert_eq!(printed.matches(word).count(), times, "{word}: {printed}");
+    }
 }

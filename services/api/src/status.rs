@@ -88,7 +88,8 @@ impl From<Fault> for Failure {
         match fault {
             Fault::Unavailable => Self::new(
                 ErrorReason::LedgerUnavailable,
-                "the ledger cannot be reached; nothing was changed, keep what you hold and retry",
+                "the ledger cannot be reached or cannot commit; keep what you hold and send it again with the \
+                 same ids, in case it was applied",
             )
             .retry_after(RETRY_LATER),
             Fault::Overloaded => Self::new(

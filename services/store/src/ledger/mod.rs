@@ -239,7 +239,8 @@ pub struct StoredPrice {
 /// Why the ledger could not answer. The text is for logs, not for callers.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The store cannot be reached or refused the work; nothing was changed. Try again later.
+    /// The store cannot be reached or refused the work. Nothing was changed, unless the answer to a
+    /// commit was lost. Try again later.
     #[error("ledger unavailable: {0}")]
     Unavailable(String),
     /// The queue before the writer is full; nothing was changed. Try again later.
@@ -400,7 +401,8 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
     /// made.
     fn holds(&self, opening: &str, position: i64) -> bool;
 
-    /// The ledger's epoch: another one after a restore, so that old positions can be told.
+    /// Names the ledger: what positions that callers see begin with, so that those of one ledger are
+    /// never taken for those of another.
     fn epoch(&self) -> &str;
 
     /// The number of the last migration it has.

@@ -17,6 +17,8 @@ pub(crate) const LIVENESS: &str = "liveness";
 const INTERVAL: Duration = Duration::from_secs(2);
 /// How long the ledger may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Answers that the ledger may owe in a row: it asks its writer, who may be busy and is well then.
+const MAX_LATE: u32 = 3;
 
 /// The health of this process.
 pub(crate) struct Health {
@@ -65,10 +67,19 @@ async fn report(reporter: &HealthReporter, roles: &[ServeRole], status: ServingS
 /// Readiness follows the ledger: nothing can be recorded or read without it.
 async fn follow(reporter: HealthReporter, roles: Vec<ServeRole>, ledger: Arc<dyn Ledger>) {
     let mut ready = true;
+    let mut late = 0;
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let answer = tokio::time::timeout(TIMEOUT, ledger.check()).await;
-        let works = matches!(answer, Ok(Ok(())));
+        let works = match tokio::time::timeout(TIMEOUT, ledger.check()).await {
+            Ok(answer) => {
+                late = 0;
+                answer.is_ok()
+            }
+            Err(_) => {
+                late += 1;
+                ready && late < MAX_LATE
+            }
+        };
         if works != ready {
             tracing::warn!(ready = works, "readiness changed with the ledger");
             ready = works;

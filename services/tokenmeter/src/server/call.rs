@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Frame, SizeHint};
 use metrics::{counter, gauge, histogram};
+use tokenmeter_api::status::code_name;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tracing::Span;
@@ -107,7 +108,7 @@ impl Drop for Call {
         let code = self.code.unwrap_or(Code::Cancelled);
         let elapsed = self.started.elapsed();
         gauge!(RPCS_IN_FLIGHT, "method" => self.method).decrement(1.0);
-        counter!(RPCS, "method" => self.method, "code" => name(code)).increment(1);
+        counter!(RPCS, "method" => self.method, "code" => code_name(code)).increment(1);
         if !STREAMS.contains(&self.method) {
             histogram!(RPC_DURATION, "method" => self.method).record(elapsed);
         }
@@ -120,14 +121,14 @@ impl Drop for Call {
             let request_id = self.id.to_str().unwrap_or_default();
             let method = self.method;
             tracing::error!(
-                code = name(code),
+                code = code_name(code),
                 elapsed_us,
                 method,
                 request_id,
                 "rpc failed"
             );
         } else {
-            tracing::debug!(code = name(code), elapsed_us, "rpc ended");
+            tracing::debug!(code = code_name(code), elapsed_us, "rpc ended");
         }
     }
 }
@@ -174,29 +175,6 @@ impl http_body::Body for Answer {
 fn code_in(headers: &HeaderMap) -> Option<Code> {
     let code = headers.get(Status::GRPC_STATUS)?;
     Some(Code::from_bytes(code.as_bytes()))
-}
-
-/// The code as the gRPC documents spell it.
-fn name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }
 
 #[cfg(test)]

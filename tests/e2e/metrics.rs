@@ -171,10 +171,11 @@ async fn a_stream_counts_until_it_ends_and_is_cancelled_when_its_caller_goes() {
     let open = r#"tokenmeter_rpcs_in_flight{method="Health/Watch"}"#;
     assert_eq!(scrape(page)[open], "1");
     drop(watch);
-    let seen = wait_until("the stream to end", PATIENCE, || {
-        Some(scrape(page)).filter(|seen| seen[open] == "0")
-    });
     let ended = r#"tokenmeter_rpcs_total{method="Health/Watch",code="CANCELLED"}"#;
+    // Two figures, which a page may meet one after the other.
+    let seen = wait_until("the stream to end", PATIENCE, || {
+        Some(scrape(page)).filter(|seen| seen[open] == "0" && seen.contains_key(ended))
+    });
     assert_eq!(seen[ended], "1");
     let measured = r#"tokenmeter_rpc_duration_seconds_count{method="Health/Watch"}"#;
     assert_eq!(seen.get(measured), None, "a stream's length is its own");

@@ -389,6 +389,22 @@ impl Ledger for Sqlite {
 mod tests {
     use super::*;
 
+    /// By an index on the tenant, a retry would read every line of the tenant.
+    #[tokio::test]
+    async fn first_records_are_found_by_position() {
+        use sqlx::Row as _;
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Sqlite::open(&folder.path().join("t.db")).await.unwrap();
+        let sql = concat!(
+            "EXPLAIN QUERY PLAN ",
+            include_str!("queries/event_rows.sql")
+        );
+        let rows = sqlx::query(sql).bind("t").bind("e").bind(1_i64);
+        let rows = rows.fetch_all(&ledger.readers).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        assert!(plan[0].contains("INTEGER PRIMARY KEY"), "{plan:?}");
+    }
+
     #[test]
     fn ledger_urls_name_a_file() {
         assert_eq!(path_of_url("sqlite:a/b.db"), Some("a/b.db".into()));

@@ -15,7 +15,7 @@ pub async fn a_commit_touches_the_tenants_in_it<L: Ledger>(
     ledger: &L,
     other: impl AsyncFnOnce() -> L,
 ) {
-    let end = || *ledger.committed().borrow();
+    let end = || ledger.last_position().await.unwrap();
     let touched = |name, since| ledger.touched(&tenant(name), since);
     let start = end();
     assert!(!touched("a", start) && !touched("b", start));
@@ -56,12 +56,12 @@ pub async fn followers_of_idle_tenants_miss_nothing(ledger: impl Ledger) {
     let tail = Tail::new(Arc::clone(&ledger));
     let name = |n: usize| format!("idle-{n}");
     let mut idle: Vec<_> = (0..IDLE)
-        .map(|n| tail.subscribe(&tenant(&name(n)), tail.end()))
+        .map(|n| tail.subscribe(&tenant(&name(n)), tail.end().await.unwrap()))
         .collect();
     for n in 0..20 {
         send(&*ledger, "busy", &format!("e{n}"), 2, true).await;
     }
-    let end = tail.end();
+    let end = tail.end().await.unwrap();
     let all = async {
         for one in &mut idle {
             moves_to(one, end).await;

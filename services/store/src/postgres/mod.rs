@@ -194,6 +194,16 @@ impl Ledger for Postgres {
         read::reprice_candidates(&self.primary, tenant.as_str(), query, after, through).await
     }
 
+    async fn stretch(
+        &self,
+        tenant: &TenantId,
+        after: i64,
+        until: i64,
+        lines: i64,
+    ) -> Result<i64, Error> {
+        read::stretch(&self.primary, tenant.as_str(), after, until, lines).await
+    }
+
     async fn reprice(&self, step: RepriceStep) -> Result<bool, Error> {
         self.writers.reprice(step).await
     }

@@ -345,6 +345,30 @@ pub(super) async fn unpriced(
     })
 }
 
+/// The position of the last of so many lines of a tenant after a position, or `until` if there are
+/// fewer before it.
+pub(super) async fn stretch(
+    pool: &PgPool,
+    tenant: &str,
+    after: i64,
+    until: i64,
+    lines: i64,
+) -> Result<i64, Error> {
+    let end: Option<i64> = sqlx::query_scalar(
+        "SELECT position FROM usage_lines \
+         WHERE tenant_id = $1 AND position > $2 AND position <= $3 \
+         ORDER BY position OFFSET $4 LIMIT 1",
+    )
+    .bind(tenant)
+    .bind(after)
+    .bind(until)
+    .bind(lines.max(1) - 1)
+    .fetch_optional(pool)
+    .await
+    .map_err(unavailable)?;
+    Ok(end.unwrap_or(until))
+}
+
 /// Lines to price anew.
 pub(super) async fn reprice_candidates(
     pool: &PgPool,

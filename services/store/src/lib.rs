@@ -8,6 +8,8 @@ pub mod clock;
 pub mod fault;
 pub mod ledger;
 pub mod metrics;
+mod openings;
 pub mod postgres;
 pub mod sqlite;
 pub mod tail;
+mod touched;

@@ -8,11 +8,11 @@ use tokenmeter_model::totals::Totals;
 
 use super::insert::Insert;
 use super::totals::{Batch, Owner};
-use super::touched::Given;
 use super::{lines, read, requests, unavailable, writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{Adjustment, RepriceStep, Request, Void, VoidOutcome};
 use crate::ledger::{Error, Recorded, Voided};
+use crate::touched::Given;
 
 /// What is remembered of a request that voided its event.
 const VOIDED: &str = "voided";

@@ -172,7 +172,7 @@ impl Live {
             token => {
                 let (opening, place) = sealer.open(token)?;
                 let place = Place::read(place).ok_or(TokenError::Invalid)?;
-                if !self.ledger.holds(opening, place.as_of) {
+                if !self.ledger.holds(opening, place.as_of).await? {
                     return Err(sealer.expired(&begin.write()).into());
                 }
                 place

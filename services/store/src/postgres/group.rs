@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::Row as _;
+use sqlx::{Acquire as _, Row as _};
 use sqlx::postgres::PgConnection;
 use tokenmeter_model::event::Fingerprint;
 use tokenmeter_model::totals::Totals;
@@ -171,6 +171,11 @@ impl<'a> Plan<'a> {
                 writing.event(submission, self.offsets[index]);
             }
         }
+        if is_planted(Planted::AnswerWithoutCommit) {
+            // Dropped, it is rolled back.
+            let mut transaction = connection.begin().await?;
+            return writing.execute(&mut transaction).await;
+        }
         writing.execute(connection).await
     }
 
@@ -240,6 +245,14 @@ impl<'a> Plan<'a> {
 pub(super) async fn sealed_before(connection: &mut PgConnection) -> Result<i64, Failure> {
     let sealed = sqlx::query_scalar("SELECT sealed_before FROM ledger_state WHERE id = 1");
     Ok(sealed.fetch_one(connection).await?)
+}
+
+/// Takes a lock that every group takes, and gives it back.
+pub(super) async fn check(connection: &mut PgConnection) -> Result<(), Failure> {
+    sqlx::query("SELECT FROM ledger_state WHERE id = 1 FOR SHARE")
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// How events were first recorded, by tenant and position.

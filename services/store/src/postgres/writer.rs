@@ -9,12 +9,11 @@ use tokio::time::timeout;
 
 use super::connect::State;
 use super::failure::Failure;
-use super::group::Plan;
+use super::group::{self, Plan};
 use super::horizon::Nudge;
 use super::link::Link;
 use super::partitions::Partitions;
 use super::{Config, correct, items};
-use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{RepriceStep, Void, VoidOutcome};
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{Error, Outcome, Submission};
@@ -320,12 +319,21 @@ impl Writer {
         Ok(0)
     }
 
+    /// Records a group of items in one transaction.
     async fn items(&mut self, submissions: &[&ItemSubmission]) -> Result<Vec<ItemOutcome>, Error> {
-        let link = self.link.get().await?;
-        let done = timeout(JOB_TIMEOUT, items::record(&mut link.connection, submissions)).await;
-        let done = self.ended(done).await?;
-        self.nudge.acknowledged(done.1);
-        Ok(done.0)
+        let mut attempt = 0;
+        loop {
+            let link = self.link.get().await?;
+            let done = timeout(JOB_TIMEOUT, items::record(link, submissions)).await;
+            attempt += 1;
+            // Groups that end the same tools in another order get in each other's way.
+            if matches!(done, Ok(Err(Failure::Contended(_)))) && attempt < ATTEMPTS {
+                continue;
+            }
+            let (outcomes, last) = self.ended(done).await?;
+            self.nudge.acknowledged(last);
+            return Ok(outcomes);
+        }
     }
 
     async fn void(&mut self, void: &Void) -> Result<VoidOutcome, Error> {
@@ -343,4 +351,34 @@ impl Writer {
         self.nudge.acknowledged(last.unwrap_or_default());
         Ok(last.is_some())
     }
+
+    /// Takes a lock that every group takes, and gives it back.
+    async fn check(&mut self) -> Result<(), Error> {
+        let link = self.link.get().await?;
+        let done = timeout(JOB_TIMEOUT, group::check(&mut link.connection)).await;
+        self.ended(done).await
+    }
+
+    /// What a job came to. A connection on which it failed is examined before it is used again.
+    async fn ended<T>(
+        &mut self,
+        done: Result<Result<T, Failure>, tokio::time::error::Elapsed>,
+    ) -> Result<T, Error> {
+        match done {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(failure)) => {
+                self.link.examine().await;
+                Err(failure.into())
+            }
+            Err(_) => {
+                self.link.lose();
+                Err(hangs().into())
+            }
+        }
+    }
+}
+
+/// The server does not answer.
+fn hangs() -> Failure {
+    Failure::Lost("the server of the ledger does not answer in time".into())
 }

@@ -8,13 +8,12 @@ use std::process::{Command, Stdio};
 /// Where Debian puts the programs of each version that is installed.
 const VERSIONS: &str = "/usr/lib/postgresql";
 
-/// A program of PostgreSQL: in `PATH`, or else of the newest version that Debian installed.
+/// A program of PostgreSQL: of the newest version that Debian installed, or else in `PATH`.
 pub(crate) fn find(name: &str) -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
-    let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();
-    folders.extend(newest_first(Path::new(VERSIONS)));
-    folders
+    newest_first(Path::new(VERSIONS))
         .into_iter()
+        .chain(env::split_paths(&path))
         .map(|folder| folder.join(name))
         .find(|program| program.is_file())
         .unwrap_or_else(|| {

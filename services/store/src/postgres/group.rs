@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::{Acquire as _, Row as _};
 use sqlx::postgres::PgConnection;
+use sqlx::{Acquire as _, Row as _};
 use tokenmeter_model::event::Fingerprint;
 use tokenmeter_model::totals::Totals;
 
@@ -268,7 +268,9 @@ impl Firsts {
         let wanted: BTreeMap<_, _> = wanted
             .map(|(tenant, stands)| ((tenant, stands.position), stands.charge_time_us))
             .collect();
-        let places = wanted.into_iter().map(|((tenant, position), at)| (tenant, position, at));
+        let places = wanted
+            .into_iter()
+            .map(|((tenant, position), at)| (tenant, position, at));
         Self::at(connection, places.collect()).await
     }
 
@@ -291,7 +293,10 @@ impl Firsts {
             .fetch_all(connection)
             .await?;
         for rows in rows.chunk_by(|_, next| !matches!(next.try_get("line"), Ok(0_i64))) {
-            let tenant = rows.first().map(|row| row.try_get("tenant_id")).transpose()?;
+            let tenant = rows
+                .first()
+                .map(|row| row.try_get("tenant_id"))
+                .transpose()?;
             let event = events::event(rows)?;
             firsts.insert((tenant.unwrap_or_default(), event.position), event);
         }

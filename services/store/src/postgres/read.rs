@@ -251,7 +251,7 @@ fn of_event(row: &str) -> String {
 
 /// Makes events of the rows that event_rows.sql reads, with their own quotes, and gives back the rows
 /// of their corrections.
-pub(super) fn split_rows(rows: Vec<PgRow>) -> Result<(Vec<Recorded>, Vec<PgRow>), Error> {
+fn split_rows(rows: Vec<PgRow>) -> Result<(Vec<Recorded>, Vec<PgRow>), Error> {
     let (mut lines, mut corrections) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
         match row.value::<&str>("kind")? {
@@ -262,14 +262,16 @@ pub(super) fn split_rows(rows: Vec<PgRow>) -> Result<(Vec<Recorded>, Vec<PgRow>)
     Ok((events::events(lines)?, corrections))
 }
 
-/// The rows of the events that begin at these places (position and charge time).
-async fn rows_at(
+/// The events that begin at these places (position and charge time), by position, as they stood right
+/// after `through`.
+pub(super) async fn events_at(
     connection: &mut PgConnection,
     tenant: &str,
     places: &[(i64, i64)],
-) -> Result<(Vec<Recorded>, Vec<PgRow>), Error> {
+    through: i64,
+) -> Result<HashMap<i64, Recorded>, Error> {
     if places.is_empty() {
-        return Ok((Vec::new(), Vec::new()));
+        return Ok(HashMap::new());
     }
     let (positions, times): (Vec<i64>, Vec<i64>) = places.iter().copied().unzip();
     let rows = sqlx::query(concat!(
@@ -284,36 +286,9 @@ async fn rows_at(
     .fetch_all(connection)
     .await
     .map_err(unavailable)?;
-    split_rows(rows)
-}
-
-/// The events that begin at these places (position and charge time), by position, as they stood right
-/// after `through`.
-pub(super) async fn events_at(
-    connection: &mut PgConnection,
-    tenant: &str,
-    places: &[(i64, i64)],
-    through: i64,
-) -> Result<HashMap<i64, Recorded>, Error> {
-    let (mut events, corrections) = rows_at(connection, tenant, places).await?;
+    let (mut events, corrections) = split_rows(rows)?;
     Corrections::of(&corrections, through)?.apply(&mut events);
-    Ok(by_position(events))
-}
-
-/// The events that begin at these places (position and charge time), by position, as they were first
-/// recorded, each with whether it was voided since.
-pub(super) async fn first_records(
-    connection: &mut PgConnection,
-    tenant: &str,
-    places: &[(i64, i64)],
-) -> Result<HashMap<i64, Recorded>, Error> {
-    let (mut events, corrections) = rows_at(connection, tenant, places).await?;
-    Corrections::of(&corrections, i64::MAX)?.apply_voids(&mut events);
-    Ok(by_position(events))
-}
-
-fn by_position(events: Vec<Recorded>) -> HashMap<i64, Recorded> {
-    events.into_iter().map(|one| (one.position, one)).collect()
+    Ok(events.into_iter().map(|one| (one.position, one)).collect())
 }
 
 /// Models with lines that wait for a price.

@@ -5,7 +5,9 @@
 
 pub mod books;
 pub mod clock;
+mod exports;
 pub mod fault;
+mod history;
 pub mod ledger;
 pub mod metrics;
 mod openings;

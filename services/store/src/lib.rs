@@ -3,10 +3,12 @@
 //! The rule of this crate: it never sees a proto, and nobody else sees SQL. Each port is a trait
 //! with one conformance suite that every backend passes.
 
+pub mod address;
 pub mod books;
 pub mod clock;
 pub mod fault;
 pub mod ledger;
 pub mod metrics;
+pub mod migrate;
 pub mod sqlite;
 pub mod tail;

@@ -10,5 +10,6 @@ pub mod fault;
 pub mod ledger;
 pub mod metrics;
 pub mod migrate;
+pub mod postgres;
 pub mod sqlite;
 pub mod tail;

@@ -10,7 +10,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::address::Address;
 use crate::ledger::Error;
-use crate::sqlite;
+use crate::{postgres, sqlite};
 
 /// How long another process's lock is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,14 +27,15 @@ pub struct Missing {
 }
 
 /// A migration that stands in a ledger.
-#[derive(Debug, sqlx::FromRow)]
-struct Applied {
+#[derive(sqlx::FromRow)]
+pub(crate) struct Applied {
     version: i64,
     checksum: Vec<u8>,
     success: bool,
 }
 
-const APPLIED: &str = "SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version";
+/// Both backends keep the table of their migrations so.
+pub(crate) const APPLIED: &str = "SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version";
 
 /// The migrations that the ledger lacks, in order; changes nothing, and makes no ledger where there
 /// is none.
@@ -45,7 +46,7 @@ const APPLIED: &str = "SELECT version, checksum, success FROM _sqlx_migrations O
 pub async fn missing(address: &Address) -> Result<Vec<Missing>, Error> {
     match address {
         Address::Sqlite(path) => compare(&sqlite::MIGRATIONS, &applied_sqlite(path).await?),
-        Address::Postgres(_) => Err(Error::Unavailable("no PostgreSQL yet".into())),
+        Address::Postgres(url) => compare(&postgres::MIGRATIONS, &postgres::applied(url).await?),
     }
 }
 
@@ -66,7 +67,7 @@ pub async fn run(address: &Address) -> Result<Vec<Missing>, Error> {
                 .map_err(told)?;
             connection.close().await.map_err(unavailable)?;
         }
-        Address::Postgres(_) => {}
+        Address::Postgres(url) => postgres::migrate(url).await?,
     }
     Ok(missing)
 }

@@ -10,6 +10,7 @@ use tokenmeter_admin::Probe;
 use tokenmeter_store::address::Address;
 use tokenmeter_store::ledger::{self, Ledger};
 use tokenmeter_store::migrate::{self, Missing};
+use tokenmeter_store::postgres::{self, Postgres};
 use tokenmeter_store::sqlite::Sqlite;
 
 use crate::config::Config;
@@ -49,9 +50,30 @@ pub(super) async fn open(config: &Config) -> Result<Opened, String> {
     }
     let ledger: Arc<dyn Ledger> = match address {
         Address::Sqlite(path) => Arc::new(Sqlite::open(path).await.map_err(told)?),
-        Address::Postgres(_) => return Err("ledger: no PostgreSQL yet".into()),
+        Address::Postgres(url) => {
+            let config = postgres_config(config, url);
+            Arc::new(Postgres::open(&config).await.map_err(told)?)
+        }
     };
     Ok(Opened { ledger, alone })
+}
+
+/// How a PostgreSQL ledger is used, by the configuration.
+fn postgres_config(config: &Config, url: &str) -> postgres::Config {
+    let pool = &config.pool;
+    postgres::Config {
+        url: url.to_owned(),
+        replica: match &pool.replica {
+            Some(Address::Postgres(url)) => Some(url.clone()),
+            _ => None,
+        },
+        writers: pool.writers,
+        group_events: pool.group_events,
+        queue_events: pool.queue_events,
+        readers: pool.readers,
+        unsafe_durability: pool.unsafe_durability,
+        migrate: config.migrate_on_start,
+    }
 }
 
 /// The migrations by their numbers, such as `migrations 2, 3`.

@@ -35,7 +35,8 @@ pub(crate) struct Applied {
 }
 
 /// Both backends keep the table of their migrations so.
-pub(crate) const APPLIED: &str = "SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version";
+pub(crate) const APPLIED: &str =
+    "SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version";
 
 /// The migrations that the ledger lacks, in order; changes nothing, and makes no ledger where there
 /// is none.
@@ -46,7 +47,7 @@ pub(crate) const APPLIED: &str = "SELECT version, checksum, success FROM _sqlx_m
 pub async fn missing(address: &Address) -> Result<Vec<Missing>, Error> {
     match address {
         Address::Sqlite(path) => compare(&sqlite::MIGRATIONS, &applied_sqlite(path).await?),
-        Address::Postgres(url) => compare(&postgres::MIGRATIONS, &postgres::applied(url).await?),
+        Address::Postgres(url) => postgres::missing(url).await,
     }
 }
 
@@ -57,19 +58,19 @@ pub async fn missing(address: &Address) -> Result<Vec<Missing>, Error> {
 /// # Errors
 /// As [`missing`], and when a migration fails; those before it stand then.
 pub async fn run(address: &Address) -> Result<Vec<Missing>, Error> {
-    let missing = missing(address).await?;
     match address {
         Address::Sqlite(path) => {
+            let missing = missing(address).await?;
             let mut connection = sqlite::make(path).await?;
             sqlite::MIGRATIONS
                 .run(&mut connection)
                 .await
                 .map_err(told)?;
             connection.close().await.map_err(unavailable)?;
+            Ok(missing)
         }
-        Address::Postgres(url) => postgres::migrate(url).await?,
+        Address::Postgres(url) => postgres::migrate(url).await,
     }
-    Ok(missing)
 }
 
 /// What a migration ran into.
@@ -107,7 +108,7 @@ fn unavailable(error: sqlx::Error) -> Error {
 }
 
 /// Checks what stands against what this version knows, and answers the rest.
-fn compare(known: &Migrator, applied: &[Applied]) -> Result<Vec<Missing>, Error> {
+pub(crate) fn compare(known: &Migrator, applied: &[Applied]) -> Result<Vec<Missing>, Error> {
     for stands in applied {
         let same = known.iter().find(|one| one.version == stands.version);
         let wrong = match same {

@@ -31,7 +31,7 @@ use tokenmeter_model::totals::Totals;
 use tokio::sync::watch;
 
 pub use self::migrate::MIGRATIONS;
-pub(crate) use self::migrate::{applied, migrate};
+pub(crate) use self::migrate::{migrate, missing};
 
 use self::connect::State;
 use self::horizon::Horizon;

@@ -53,17 +53,10 @@ pub(crate) async fn start(
     reporter
         .set_service_status(LIVENESS, ServingStatus::Serving)
         .await;
-    let mut watch = Watch {
-        committed: *ledger.committed().borrow(),
-        ledger,
-        writes: Steady::default(),
-        reads: Steady::default(),
-    };
-    let (writes, reads) = watch.check().await;
-    watch.writes.ready = writes;
-    watch.reads.ready = reads;
-    report(&reporter, roles, |role| watch.serves(role)).await;
-    let watch = tokio::spawn(watch.follow(reporter.clone(), roles.to_vec()));
+    let mut judge = Judge::default();
+    judge.begin(&ask(&*ledger).await);
+    report(&reporter, roles, |role| judge.serves(role)).await;
+    let watch = tokio::spawn(follow(reporter.clone(), roles.to_vec(), ledger, judge));
     (
         Health {
             reporter,
@@ -121,48 +114,85 @@ impl Steady {
     }
 }
 
-/// Follows the ledger.
-struct Watch {
+/// Follows the ledger for as long as it runs.
+async fn follow(
+    reporter: HealthReporter,
+    roles: Vec<ServeRole>,
     ledger: Arc<dyn Ledger>,
+    mut judge: Judge,
+) {
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        if judge.judge(&ask(&*ledger).await) {
+            let (writes, reads) = (judge.writes.ready, judge.reads.ready);
+            tracing::warn!(writes, reads, "readiness changed with the ledger");
+            report(&reporter, &roles, |role| judge.serves(role)).await;
+        }
+    }
+}
+
+async fn ask(ledger: &dyn Ledger) -> Answers {
+    let (writes, reads) = tokio::join!(
+        tokio::time::timeout(TIMEOUT, ledger.check()),
+        tokio::time::timeout(TIMEOUT, ledger.check_reads()),
+    );
+    Answers {
+        writes: writes.ok().map(|answer| answer.is_ok()),
+        reads: reads.ok().map(|answer| answer.is_ok()),
+        committed: *ledger.committed().borrow(),
+    }
+}
+
+/// What the ledger answered; none if it did not in time.
+#[derive(Debug)]
+struct Answers {
+    writes: Option<bool>,
+    reads: Option<bool>,
+    /// The last position on disk.
+    committed: i64,
+}
+
+/// What counts of the ledger.
+#[derive(Debug, Default)]
+struct Judge {
     /// The last position on disk at the last check.
     committed: i64,
     writes: Steady,
     reads: Steady,
 }
 
-impl Watch {
+impl Judge {
+    /// Whether it can write, and whether it can be read, by these answers alone.
+    fn works(&mut self, answers: &Answers) -> (bool, bool) {
+        let commits = self.committed != answers.committed;
+        self.committed = answers.committed;
+        (
+            answers.writes.unwrap_or(commits),
+            answers.reads.unwrap_or(false),
+        )
+    }
+
+    /// Takes the first answers as they are.
+    fn begin(&mut self, answers: &Answers) {
+        self.committed = answers.committed;
+        let (writes, reads) = self.works(answers);
+        self.writes.ready = writes;
+        self.reads.ready = reads;
+    }
+
+    /// Takes answers in; says whether this changed what counts.
+    fn judge(&mut self, answers: &Answers) -> bool {
+        let (writes, reads) = self.works(answers);
+        // Both are taken in, whatever becomes of the first.
+        self.writes.note(writes) | self.reads.note(reads)
+    }
+
     /// Whether a role has what it needs: recording, administration and jobs write, analytics read.
     fn serves(&self, role: ServeRole) -> bool {
         match role {
             ServeRole::Metering | ServeRole::Admin | ServeRole::Jobs => self.writes.ready,
             ServeRole::Analytics => self.reads.ready,
         }
-    }
-
-    async fn follow(mut self, reporter: HealthReporter, roles: Vec<ServeRole>) {
-        loop {
-            tokio::time::sleep(INTERVAL).await;
-            let (writes, reads) = self.check().await;
-            // Both are taken in, whatever the first says.
-            let changed = self.writes.note(writes) | self.reads.note(reads);
-            if changed {
-                let (writes, reads) = (self.writes.ready, self.reads.ready);
-                tracing::warn!(writes, reads, "readiness changed with the ledger");
-                report(&reporter, &roles, |role| self.serves(role)).await;
-            }
-        }
-    }
-
-    /// Whether the ledger can write, and whether it can be read.
-    async fn check(&mut self) -> (bool, bool) {
-        let (writes, reads) = tokio::join!(
-            tokio::time::timeout(TIMEOUT, self.ledger.check()),
-            tokio::time::timeout(TIMEOUT, self.ledger.check_reads()),
-        );
-        let committed = *self.ledger.committed().borrow();
-        let busy = std::mem::replace(&mut self.committed, committed) != committed;
-        let writes = writes.map_or(busy, |answer| answer.is_ok());
-        (writes, matches!(reads, Ok(Ok(()))))
     }
 }
 
@@ -189,12 +219,24 @@ impl Health {
 mod tests {
     use super::*;
 
+    fn answers(writes: Option<bool>, reads: Option<bool>, committed: i64) -> Answers {
+        Answers {
+            writes,
+            reads,
+            committed,
+        }
+    }
+
+    /// A judge of a ledger that works.
+    fn ready() -> Judge {
+        let mut judge = Judge::default();
+        judge.begin(&answers(Some(true), Some(true), 7));
+        judge
+    }
+
     #[test]
     fn it_takes_checks_in_a_row_to_change_what_counts() {
-        let mut steady = Steady {
-            ready: true,
-            against: 0,
-        };
+        let mut steady = ready().writes;
         let mut after = |checks: &[bool]| {
             for works in checks {
                 steady.note(*works);
@@ -207,5 +249,37 @@ mod tests {
         assert!(after(&[true, true]));
         assert!(after(&[false, false]));
         assert!(!after(&[false]));
+    }
+
+    #[test]
+    fn nothing_is_ready_before_the_ledger_answered() {
+        let mut judge = Judge::default();
+        judge.begin(&answers(None, None, 7));
+        for role in ServeRole::ALL {
+            assert!(!judge.serves(role), "{role:?}");
+            assert!(ready().serves(role), "{role:?}");
+        }
+    }
+
+    #[test]
+    fn a_writer_who_is_late_and_commits_is_busy_and_works() {
+        let mut judge = ready();
+        for committed in 8..20 {
+            assert!(!judge.judge(&answers(None, Some(true), committed)));
+        }
+        let stuck = [(); 3].map(|()| judge.judge(&answers(None, Some(true), 19)));
+        assert_eq!(stuck, [false, false, true]);
+        assert!(!judge.serves(ServeRole::Metering) && !judge.serves(ServeRole::Jobs));
+        assert!(judge.serves(ServeRole::Analytics));
+    }
+
+    #[test]
+    fn analytics_need_reads_and_nothing_else_does() {
+        let mut judge = ready();
+        for _ in 0..FAILURES {
+            judge.judge(&answers(Some(true), Some(false), 7));
+        }
+        let serving = ServeRole::ALL.map(|role| judge.serves(role));
+        assert_eq!(serving, [true, false, true, true]);
     }
 }

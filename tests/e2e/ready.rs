@@ -1,19 +1,22 @@
 //! Readiness that follows the ledger and bears a blip, liveness that does not follow, and an end that
 //! loses nothing.
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tokenmeter_api::v1;
 use tokenmeter_test_postgres as postgres;
-use tokenmeter_tests::{Backend, Process, Server, Start, backend, wait_until};
+use tokenmeter_tests::{
+    Backend, Process, Server, Start, backend, binary, free_port, postgres_only, wait_until,
+};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{Clients, event};
+use crate::support::{Clients, event, refusal};
 
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -312,4 +315,83 @@ async fn a_node_of_jobs_alone_is_ready_and_answers_no_calls() {
     let mut clients = Clients::of(&server).await;
     let status = clients.record(event("e")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+}
+
+/// A connection to an address that something listens on sooner or later.
+async fn connected(address: SocketAddr) -> Channel {
+    let deadline = Instant::now() + PATIENCE;
+    let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
+    loop {
+        match endpoint.connect().await {
+            Ok(channel) => return channel,
+            Err(error) => assert!(Instant::now() < deadline, "{error:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What a server answers that has not reached its ledger yet.
+async fn expect_waiting(channel: &Channel) {
+    for service in ["", METERING, ANALYTICS, ADMIN] {
+        let status = check(channel, service).await.unwrap();
+        assert_eq!(status, ServingStatus::NotServing, "{service:?}");
+    }
+    let liveness = check(channel, "liveness").await.unwrap();
+    assert_eq!(liveness, ServingStatus::Serving);
+    let request = v1::RecordUsageRequest {
+        event: Some(event("early")),
+        ..Default::default()
+    };
+    let mut metering = v1::metering_service_client::MeteringServiceClient::new(channel.clone());
+    let status = metering.record_usage(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    let failure = refusal(&status);
+    assert_eq!(failure.reason, v1::ErrorReason::LedgerUnavailable);
+    assert!(failure.retry_after.is_some(), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_waits_for_its_ledger_says_so_and_ends_when_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    // Nobody listens on port 1.
+    let mut process = Process::spawn(
+        Command::new(binary())
+            .args(["serve", "--ledger=postgres://u:geheim@127.0.0.1:1/t"])
+            .args(["--listen", &address.to_string()])
+            .current_dir(folder.path()),
+    );
+    expect_waiting(&connected(address).await).await;
+    process.terminate();
+    let finished = process.finish(PATIENCE);
+    assert_eq!(finished.status.code(), Some(0), "{finished:?}");
+    assert!(finished.stderr.contains("not reached yet"), "{finished:?}");
+    assert!(!finished.stderr.contains("geheim"), "{finished:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_may_be_started_before_its_postgres() {
+    if !postgres_only("a file is there or can be made") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let postgres = postgres::Server::start();
+    let url = postgres.database("early");
+    postgres.stop();
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let start = Start::new(folder.path())
+        .listen(address)
+        .argument(format!("--ledger={url}"));
+    let starting = tokio::task::spawn_blocking(move || start.serve());
+    expect_waiting(&connected(address).await).await;
+    postgres.start_again();
+    let server = starting.await.unwrap();
+    let channel = server.channel().await;
+    wait_for(
+        &channel,
+        &["", METERING, ANALYTICS, ADMIN],
+        ServingStatus::Serving,
+    )
+    .await;
+    Clients::of(&server).await.record(event("e")).await.unwrap();
 }

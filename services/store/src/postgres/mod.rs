@@ -13,6 +13,7 @@ mod log;
 mod messages;
 mod migrate;
 mod prices;
+mod reach;
 mod read;
 mod reports;
 mod requests;
@@ -32,6 +33,7 @@ use tokio::sync::watch;
 
 pub use self::migrate::MIGRATIONS;
 pub(crate) use self::migrate::{migrate, missing};
+pub use self::reach::is_reached;
 
 use self::connect::State;
 use self::horizon::Horizon;

@@ -43,6 +43,16 @@ fn service(role: ServeRole) -> Option<&'static str> {
     }
 }
 
+/// Reports that the process runs and that nothing is ready, for as long as the ledger was not reached.
+pub(crate) async fn waiting(roles: &[ServeRole]) -> HealthServer<impl HealthApi> {
+    let (reporter, server) = health_reporter();
+    reporter
+        .set_service_status(LIVENESS, ServingStatus::Serving)
+        .await;
+    report(&reporter, roles, |_| false).await;
+    server
+}
+
 /// Reports every served role, the whole ("") and liveness, and follows the ledger from then on.
 /// Nothing is ready before the ledger answered once.
 pub(crate) async fn start(

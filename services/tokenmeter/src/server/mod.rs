@@ -8,6 +8,7 @@ mod metrics;
 mod page;
 mod process;
 mod telemetry;
+mod waiting;
 mod wiring;
 
 use std::future::Future;
@@ -111,6 +112,10 @@ async fn run(
     let address = listener
         .local_addr()
         .map_err(|error| format!("listen: {error}"))?;
+    let mut stop = std::pin::pin!(stop);
+    let Some(listener) = waiting::for_ledger(&config, listener, stop.as_mut()).await? else {
+        return Ok(());
+    };
     let draining = CancellationToken::new();
     let node = wiring::build(&config, draining.clone()).await?;
     let page = scrapes.as_ref().map(|scrapes| scrapes.address);

@@ -11,5 +11,6 @@ pub mod ledger;
 pub mod metrics;
 pub mod migrate;
 pub mod postgres;
+mod rows;
 pub mod sqlite;
 pub mod tail;

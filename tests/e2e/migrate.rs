@@ -69,7 +69,7 @@ fn a_dry_run_prints_the_sql_and_changes_nothing() {
     assert_eq!(done["backend"], backend().name());
     let again = run(&["--dry-run"]).stdout;
     assert!(again.contains("nothing would be done"), "{again}");
-    assert_eq!(versions(&run(&["--output=json"]).json()), []);
+    assert!(versions(&run(&["--output=json"]).json()).is_empty());
     let stands = sql(&start, "SELECT count(*) FROM _sqlx_migrations");
     assert_eq!(stands, would.len().to_string());
 }
@@ -150,7 +150,7 @@ fn a_ledger_that_is_served_can_be_asked() {
     let _server = start.clone().serve();
     for words in [&["--dry-run", "--output=json"][..], &["--output=json"]] {
         let finished = Finished::of(&mut command(&start, folder.path(), words));
-        assert_eq!(versions(&finished.success().json()), []);
+        assert!(versions(&finished.success().json()).is_empty());
     }
 }
 

@@ -74,8 +74,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting(
         "ledger_unsafe_durability",
         "false",
-        "true allows a PostgreSQL ledger with fsync or synchronous_commit off, which can lose what \
-         was acknowledged",
+        "true takes a PostgreSQL ledger with fsync, full_page_writes or synchronous_commit off, \
+         which can lose what was acknowledged",
     ),
     setting(
         "migrate_on_start",

@@ -122,6 +122,11 @@ async fn run(
     // Scrapes are answered to the end of the drain.
     let scrapes = scrapes.map(|scrapes| scrapes.serve(&config, &node));
     println!("{}", greeting(&config, address, page));
+    tracing::info!(
+        roles = ?config.roles,
+        retention_days = config.retention_days,
+        "serving"
+    );
 
     let (told, drain) = oneshot::channel::<()>();
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -152,13 +157,11 @@ async fn run(
                 health.end().await;
             };
             let drained = async { tokio::join!(serving, watches_end).0 };
-            match tokio::time::timeout_at(deadline, drained).await {
-                Ok(ended) => ended,
-                Err(_) => {
-                    tracing::warn!("the grace period ended with calls still open");
-                    Ok(())
-                }
-            }
+            let drained = tokio::time::timeout_at(deadline, drained).await;
+            drained.unwrap_or_else(|_| {
+                tracing::warn!("the grace period ended with calls still open");
+                Ok(())
+            })
         }
     };
     drop(scrapes);

@@ -6,13 +6,16 @@
 pub mod address;
 pub mod books;
 pub mod clock;
+mod columns;
 pub mod fault;
 pub mod ledger;
 pub mod metrics;
 pub mod migrate;
 mod openings;
 pub mod postgres;
+mod queue;
 mod rows;
 pub mod sqlite;
+mod sums;
 pub mod tail;
 mod touched;

@@ -3,7 +3,7 @@
 #
 #   tests/run.sh [unit|integration|load|clients|lint|all] [--soak]
 #
-#   lint         format, clippy, dependency policy, contracts, scripts
+#   lint         format, clippy, dependency policy, contracts, scripts, Dockerfile
 #   unit         tests inside the crates
 #   integration  tests against the built binary and against files
 #   load         tests of the released binary under a load of a million events
@@ -71,6 +71,7 @@ lint() {
     step cargo deny --locked --log-level error check bans licenses sources
     step proto/check.sh
     step shellcheck .ci/run proto/check.sh tests/*.sh
+    step hadolint Dockerfile
     long_files
 }
 

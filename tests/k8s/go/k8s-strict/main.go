@@ -1,8 +1,10 @@
-// Command k8s-strict reads Kubernetes objects as YAML from standard input, decodes each into the type
+// Command k8s-strict reads Kubernetes objects as YAML from a file, decodes each into the type
 // that the API has for it, and writes them to standard output as one JSON array.
 //
 // A field that the type does not have, a field given twice, a value of another type and a kind that
 // the API does not know are errors: each object's are told, and the exit status is 1.
+//
+//	k8s-strict FILE
 package main
 
 import (
@@ -20,17 +22,26 @@ import (
 )
 
 func main() {
-	objects, wrong := decode(os.Stdin)
-	for _, err := range wrong {
+	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
+}
+
+func run(arguments []string) error {
+	if len(arguments) != 1 {
+		return errors.New("give one file: k8s-strict FILE")
+	}
+	file, err := os.Open(arguments[0])
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	objects, wrong := decode(file)
 	if len(wrong) > 0 {
-		os.Exit(1)
+		return errors.Join(wrong...)
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(objects); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	return json.NewEncoder(os.Stdout).Encode(objects)
 }
 
 // decode reads every document; none at all is an error too.

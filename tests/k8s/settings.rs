@@ -95,7 +95,7 @@ fn wrong_ports(overlay: &Overlay, node: &Value) -> Vec<String> {
         }
     }
     let annotations = &node["spec"]["template"]["metadata"]["annotations"];
-    if annotations["prometheus.io/port"] != metrics.to_string() {
+    if annotations["prometheus.io/port"].as_str() != Some(&*metrics.to_string()) {
         wrong.push("another port is scraped".to_owned());
     }
     wrong

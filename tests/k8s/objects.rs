@@ -1,9 +1,14 @@
 //! The manifests by themselves: strictly of the API's types, confined, and of one piece.
 
+use std::fs;
+use std::os::unix::fs::symlink;
+
 use serde_json::{Value, json};
+use tokenmeter_tests::repository;
 
 use crate::overlay::{
-    OVERLAYS, Overlay, Texts, container, decoded, labels, list, name, pod, rendered, text, texts,
+    OVERLAYS, Overlay, Texts, container, decoded, labels, list, name, pod, rendered, rendered_at,
+    text, texts,
 };
 
 #[test]
@@ -34,6 +39,36 @@ fn overlays_are_of_the_types_of_the_api_to_the_last_field() {
         assert!(told.starts_with("document "), "{wrong}: {told}");
     }
     assert!(decoded("").is_err());
+}
+
+#[test]
+fn the_overlay_of_the_documentation_is_one() {
+    let page = fs::read_to_string(repository("docs/kubernetes.md")).unwrap();
+    let (_, from) = page
+        .split_once("<!-- overlay:begin -->\n```yaml\n")
+        .unwrap();
+    let (overlay, _) = from.split_once("```").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    symlink(
+        repository("").canonicalize().unwrap(),
+        folder.path().join("tokenmeter"),
+    )
+    .unwrap();
+    let mine = folder.path().join("mine");
+    fs::create_dir(&mine).unwrap();
+    fs::write(mine.join("kustomization.yaml"), overlay).unwrap();
+
+    let overlay = Overlay(decoded(&rendered_at(&mine)).unwrap());
+    assert_eq!(broken(&overlay), [""; 0]);
+    for object in &overlay.0 {
+        assert_eq!(object["metadata"]["namespace"], "tokenmeter");
+    }
+    for workload in overlay.workloads() {
+        let image = text(&container(workload)["image"]);
+        assert!(image.starts_with("registry.example/tokenmeter:"), "{image}");
+    }
+    let metering = overlay.one("Deployment", &json!("tokenmeter-metering"));
+    assert_eq!(metering.unwrap()["spec"]["replicas"], 3);
 }
 
 /// What the pods of every workload have to be held to, and the value that does it.

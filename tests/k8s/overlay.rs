@@ -1,6 +1,7 @@
 //! The overlays as kubectl renders them, and what tests ask of them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -30,7 +31,11 @@ pub(crate) enum Origin {
 
 /// What `kubectl kustomize` makes of an overlay.
 pub(crate) fn rendered(overlay: &str) -> String {
-    let folder = repository("k8s/overlays").join(overlay);
+    rendered_at(&repository("k8s/overlays").join(overlay))
+}
+
+/// What `kubectl kustomize` makes of a folder.
+pub(crate) fn rendered_at(folder: &Path) -> String {
     let mut command = Command::new(tool("kubectl"));
     Finished::of(command.arg("kustomize").arg(folder))
         .success()

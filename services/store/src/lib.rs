@@ -5,8 +5,15 @@
 
 pub mod books;
 pub mod clock;
+mod columns;
 pub mod fault;
 pub mod ledger;
 pub mod metrics;
+mod openings;
+pub mod postgres;
+mod queue;
+mod rows;
 pub mod sqlite;
+mod sums;
 pub mod tail;
+mod touched;

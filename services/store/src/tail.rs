@@ -42,8 +42,10 @@ pub struct Tail {
     rings: Arc<AtomicUsize>,
 }
 
-/// One tenant's newest entries. It ends with its last subscription.
+/// One tenant's newest entries, as of one opening of the ledger: what was read in the one before may
+/// be gone. It ends with its last subscription.
 struct Followed {
+    opening: Arc<str>,
     shared: Arc<Shared>,
     _follower: AbortOnDropHandle<()>,
 }
@@ -74,9 +76,12 @@ impl Tail {
         })
     }
 
-    /// The last position on disk: who subscribes there gets what comes from now on.
-    pub fn end(&self) -> i64 {
-        *self.ledger.committed().borrow()
+    /// The position of now: who subscribes there gets what comes from now on.
+    ///
+    /// # Errors
+    /// The ledger's, when it cannot tell.
+    pub async fn end(&self) -> Result<i64, Error> {
+        self.ledger.last_position().await
     }
 
     /// Everything of a tenant after a position, which has to be one that an entry or a page ended
@@ -94,13 +99,15 @@ impl Tail {
     }
 
     fn follow(&self, tenant: &TenantId) -> Arc<Followed> {
+        let opening = self.ledger.opening();
         let mut all = lock(&self.followed);
-        if let Some(followed) = all.get(tenant).and_then(Weak::upgrade) {
+        let followed = all.get(tenant).and_then(Weak::upgrade);
+        if let Some(followed) = followed.filter(|followed| followed.opening == opening) {
             return followed;
         }
         // Tenants without a subscription leave here, so that the map has no more than the others.
         all.retain(|_, followed| followed.strong_count() > 0);
-        let start = self.end();
+        let start = *self.ledger.committed().borrow();
         self.rings.fetch_add(1, Ordering::Relaxed);
         let shared = Arc::new(Shared {
             ring: Mutex::new(Ring::new(start)),
@@ -117,6 +124,7 @@ impl Tail {
             Arc::clone(&shared),
         );
         let followed = Arc::new(Followed {
+            opening,
             shared,
             _follower: AbortOnDropHandle::new(tokio::spawn(follower)),
         });

@@ -63,6 +63,11 @@ pub enum Outcome {
     /// Its id stands there with another payload, this one; nothing changed. `voided` says whether
     /// that event is in force.
     Conflict(Box<Recorded>),
+    /// Its charge time is sealed, or its id stands for an event that was dropped; nothing changed.
+    TooOld {
+        /// The earliest charge time that is accepted, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
 }
 
 /// Whose totals.
@@ -249,6 +254,12 @@ pub enum Error {
     /// The values do not fit the ledger, such as a total past 64 bits; nothing was changed.
     #[error("ledger refused the values: {0}")]
     OutOfRange(String),
+    /// The events that the answer would be made of are sealed; what begins here or later is kept.
+    #[error("ledger keeps events from {oldest_us} on")]
+    NotRetained {
+        /// The earliest charge time that is kept, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
     /// A row is not what this version writes.
     #[error("ledger holds a row that cannot be read: {0}")]
     Corrupt(String),
@@ -261,6 +272,9 @@ impl Error {
             Self::Unavailable(_) => Fault::Unavailable,
             Self::Overloaded(_) => Fault::Overloaded,
             Self::OutOfRange(_) => Fault::OutOfRange,
+            Self::NotRetained { oldest_us } => Fault::NotRetained {
+                oldest_us: *oldest_us,
+            },
             Self::Corrupt(_) => Fault::Corrupt,
         }
     }
@@ -332,6 +346,16 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
         through: i64,
     ) -> Result<Vec<RepriceCandidate>, Error>;
 
+    /// Where a stretch of the log ends that begins after a position, goes no further than `until`, and
+    /// has at most `lines` lines of the tenant: what a run goes through in one step.
+    async fn stretch(
+        &self,
+        tenant: &TenantId,
+        after: i64,
+        until: i64,
+        lines: i64,
+    ) -> Result<i64, Error>;
+
     /// Posts the compensating entries of a step and remembers how far its run has come. All or
     /// nothing: answers false, and nothing changed, when the run has come further than the caller
     /// saw (a step that nobody waits for any more may still be posted), when a line's quote is no
@@ -371,8 +395,14 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
     /// stale one.
     async fn last_price_version(&self) -> Result<i64, Error>;
 
-    /// The last position that is on disk. A change wakes those who follow the log.
+    /// A position up to which everything is on disk and nothing is added any more. A change wakes
+    /// those who follow the log. With several writers it may lag behind what was acknowledged, by
+    /// milliseconds.
     fn committed(&self) -> watch::Receiver<i64>;
+
+    /// The position of now: up to it everything is on disk and nothing is added any more, and it
+    /// covers all that this node has acknowledged. Waits until that is so.
+    async fn last_position(&self) -> Result<i64, Error>;
 
     /// Whether anything of a tenant may have been committed after a position; true when it is not
     /// known. Costs no read. False holds up to the position that [`Ledger::committed`] had before
@@ -393,13 +423,14 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
     /// The key with which tokens are sealed; another one in every ledger.
     fn secret(&self) -> &[u8];
 
-    /// Names this opening of the ledger: another one each time that it is opened.
-    fn opening(&self) -> &str;
+    /// Names this opening of the ledger: another one each time that it, or the server that keeps it,
+    /// is started.
+    fn opening(&self) -> Arc<str>;
 
     /// Whether the position, as it was known in that opening, is one of this ledger: not if the
     /// ledger was restored from a copy since, and the position was given out after the copy was
     /// made.
-    fn holds(&self, opening: &str, position: i64) -> bool;
+    async fn holds(&self, opening: &str, position: i64) -> Result<bool, Error>;
 
     /// Names the ledger: what positions that callers see begin with, so that those of one ledger are
     /// never taken for those of another.

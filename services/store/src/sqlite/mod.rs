@@ -18,7 +18,6 @@ mod service;
 mod sessions;
 mod tools;
 mod totals;
-mod touched;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -36,8 +35,6 @@ use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use self::openings::Openings;
-use self::touched::Touched;
 use self::writer::{Batched, Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{
@@ -50,6 +47,8 @@ use crate::ledger::{
     StoredPrice, Subject, Submission, UnpricedPage, log as ledger_log,
 };
 use crate::metrics;
+use crate::openings::{Openings, Stands};
+use crate::touched::Touched;
 
 /// Events and items that may wait for the writer; more are refused with [`Error::Overloaded`].
 pub const MAX_QUEUED_EVENTS: usize = 16_384;
@@ -123,7 +122,7 @@ impl Sqlite {
                 .fetch_one(&mut connection)
                 .await
                 .map_err(unavailable)?;
-        let openings = Openings::begin(&mut connection, last_position).await?;
+        let openings = openings::begin(&mut connection, last_position).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.read_only(true).pragma("cache_size", READER_CACHE))
@@ -273,6 +272,17 @@ impl Ledger for Sqlite {
         read::reprice_candidates(&self.readers, tenant.as_str(), query, after, through).await
     }
 
+    async fn stretch(
+        &self,
+        _tenant: &TenantId,
+        after: i64,
+        until: i64,
+        lines: i64,
+    ) -> Result<i64, Error> {
+        // Positions have no gaps: so many positions are at most so many lines.
+        Ok(until.min(after.saturating_add(lines)))
+    }
+
     async fn reprice(&self, step: RepriceStep) -> Result<bool, Error> {
         self.ask(|reply| Job::Reprice { step, reply }).await
     }
@@ -326,6 +336,11 @@ impl Ledger for Sqlite {
         self.committed.clone()
     }
 
+    async fn last_position(&self) -> Result<i64, Error> {
+        // The one writer publishes a commit before it answers.
+        Ok(*self.committed.borrow())
+    }
+
     fn touched(&self, tenant: &TenantId, since: i64) -> bool {
         self.touched.since(tenant, since)
     }
@@ -351,13 +366,16 @@ impl Ledger for Sqlite {
         &self.secret
     }
 
-    fn opening(&self) -> &str {
+    fn opening(&self) -> Arc<str> {
         self.openings.current()
     }
 
-    fn holds(&self, opening: &str, position: i64) -> bool {
-        self.openings
-            .holds(opening, position, *self.committed.borrow())
+    async fn holds(&self, opening: &str, position: i64) -> Result<bool, Error> {
+        Ok(match self.openings.stands(opening) {
+            Stands::Unknown => false,
+            Stands::UpTo(end) => position <= end,
+            Stands::Now => position <= *self.committed.borrow(),
+        })
     }
 
     fn epoch(&self) -> &str {

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokenmeter_tests::{Start, tool, wait_until};
 
 use crate::overlay::Overlay;
-use crate::probes::node;
+use crate::probes::{node, sqlite};
 
 /// The calls that open a file or change a folder.
 const CALLS: &str = "trace=open,openat,openat2,creat,mkdir,mkdirat,mknod,mknodat,link,linkat,symlink,symlinkat,\
@@ -66,7 +66,8 @@ fn an_embedded_node_writes_to_its_volumes_only() {
     let embedded = Overlay::of("embedded");
     let deployment = embedded.all("Deployment")[0];
     let folder = tempfile::tempdir().unwrap();
-    let trace = trace(node(&embedded, deployment, folder.path()), folder.path());
+    let start = node(&embedded, deployment, folder.path(), &sqlite(folder.path()));
+    let trace = trace(start, folder.path());
     assert!(trace.contains("ledger.db"), "{trace}");
     assert_eq!(written_outside(&trace, folder.path()), [""; 0]);
 }
@@ -74,8 +75,9 @@ fn an_embedded_node_writes_to_its_volumes_only() {
 #[test]
 fn a_node_that_writes_elsewhere_is_seen() {
     let folder = tempfile::tempdir().unwrap();
-    // The default ledger is beside the process, which in a pod is the root.
-    let trace = trace(Start::new(folder.path()), folder.path());
+    // Where the default ledger is: beside the process, which in a pod is the root.
+    let start = Start::new(folder.path()).argument("--ledger=sqlite:data/tokenmeter.db");
+    let trace = trace(start, folder.path());
     let outside = written_outside(&trace, folder.path());
     assert!(!outside.is_empty(), "{trace}");
     assert!(

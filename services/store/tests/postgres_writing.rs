@@ -139,8 +139,8 @@ async fn totals_are_locked_in_one_order() {
     let mut teams = 0;
     for n in 0..10 {
         let team = format!("t{n}");
-        let totals = nodes[0].totals(&tenant("a"), Subject::Team(&team), None);
-        teams += totals.await.unwrap().requests;
+        let (owner, team) = (tenant("a"), Subject::Team(&team));
+        teams += nodes[0].totals(&owner, team, None).await.unwrap().requests;
     }
     assert_eq!(teams, 2 * 4 * 12 * 50);
     let hot = user_totals(&*nodes[1], "a", "hot").await;

@@ -11,9 +11,9 @@ use sqlx::{Acquire as _, Row as _};
 use tokenmeter_model::totals::Totals;
 
 use super::failure::Failure;
-use super::group::{Firsts, Writing};
+use super::group::Writing;
 use super::link::Open;
-use super::requests;
+use super::{read, requests};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{Adjustment, RepriceStep, Request, Void, VoidOutcome};
 use crate::ledger::{Recorded, Voided};
@@ -103,17 +103,10 @@ async fn standing_event(
     if charge_time_us < oldest_us {
         return Ok(Err(VoidOutcome::TooOld { oldest_us }));
     }
-    let mut firsts = Firsts::at(connection, vec![(tenant, position, charge_time_us)]).await?;
-    let event = firsts.take(tenant, position);
-    let mut event = [event.ok_or_else(|| Failure::Corrupt("a key has no lines".into()))?];
-    let corrections = sqlx::query(include_str!("queries/corrections_of.sql"))
-        .bind(tenant)
-        .bind(position)
-        .bind(charge_time_us)
-        .fetch_all(connection)
-        .await?;
-    events::Corrections::of(&corrections, i64::MAX)?.apply(&mut event);
-    let [event] = event;
+    let place = [(position, charge_time_us)];
+    let mut events = read::events_at(connection, tenant, &place, i64::MAX).await?;
+    let event = events.remove(&position);
+    let event = event.ok_or_else(|| Failure::Corrupt("a key has no lines".into()))?;
     Ok(Ok(event))
 }
 

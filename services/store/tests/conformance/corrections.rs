@@ -99,10 +99,10 @@ pub async fn a_void_takes_an_event_out_of_every_figure(ledger: &dyn Ledger) {
     let log = ledger.log(&owner, committed, 1_000).await.unwrap();
     assert_eq!(log.entries.len(), 1, "an entry for all lines");
     assert_eq!(Figures::of(ledger).await, before);
-    let gone = ledger
+    let left = ledger
         .totals(&owner, Subject::User("rich-user"), None)
         .await;
-    assert_eq!(sums(gone.unwrap()), Totals::default());
+    assert_eq!(sums(left.unwrap()), Totals::default());
     assert_eq!(ledger.session(&owner, "rich").await.unwrap(), None);
 
     // Another request finds it voided; the first one is answered as at first.

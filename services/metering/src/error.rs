@@ -1,6 +1,8 @@
 //! Why an event was not recorded, and what the caller is told.
 
-use tokenmeter_api::status::{Failure, name_of, reason_of, reason_of_violations, request_conflict, too_old};
+use tokenmeter_api::status::{
+    Failure, name_of, reason_of, reason_of_violations, request_conflict, too_old,
+};
 use tokenmeter_api::v1::ErrorReason;
 use tokenmeter_model::bounds::Violation;
 use tokenmeter_model::fault::Fault;

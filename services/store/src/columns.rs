@@ -116,7 +116,9 @@ pub(crate) fn bind(new: &NewLine<'_>, row: &mut impl Values) {
     ))
     .number(Some(quote.map_or(0, |quote| quote.cost_nano_usd)))
     .number(Some(quote.map_or(0, |quote| quote.cache_saving_nano_usd)))
-    .number(Some(quote.map_or(0, |quote| quote.cache_write_extra_nano_usd)))
+    .number(Some(
+        quote.map_or(0, |quote| quote.cache_write_extra_nano_usd),
+    ))
     .number(quote.map(|quote| quote.price_version))
     .text(event.status.as_str());
     bind_facts(event, row);
@@ -184,4 +186,3 @@ fn json_unless<T: serde::Serialize>(value: &T, empty: bool) -> Option<String> {
         serde_json::to_string(value).ok()
     }
 }
-

@@ -220,7 +220,8 @@ async fn sealing_waits_for_groups_in_flight() {
     record(&*ledger, vec![old("before")]).await;
     let mut stall = Session::on(&url).await;
     stall.run("BEGIN").await.unwrap();
-    stall.run("LOCK TABLE usage_totals IN EXCLUSIVE MODE").await.unwrap();
+    let hold = "UPDATE usage_totals SET updated_at = updated_at";
+    assert!(stall.run(hold).await.unwrap() > 0);
     let writing = Arc::clone(&ledger);
     let flying = old("in flight");
     let group = tokio::spawn(async move { record(&*writing, vec![flying]).await });

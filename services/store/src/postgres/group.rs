@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::{Acquire as _, Row as _};
 use sqlx::postgres::PgConnection;
+use sqlx::{Acquire as _, Row as _};
 use tokenmeter_model::event::Fingerprint;
 use tokenmeter_model::totals::Totals;
 

@@ -112,11 +112,20 @@ impl Record<'_> {
 
 impl Values for Record<'_> {
     fn number(&mut self, value: Option<i64>) -> &mut Self {
-        self.column(INT8, value.map(i64::to_be_bytes).as_ref().map(|bytes| &bytes[..]))
+        self.column(
+            INT8,
+            value.map(i64::to_be_bytes).as_ref().map(|bytes| &bytes[..]),
+        )
     }
 
     fn flag(&mut self, value: Option<bool>) -> &mut Self {
-        self.column(BOOL, value.map(|flag| [u8::from(flag)]).as_ref().map(|byte| &byte[..]))
+        self.column(
+            BOOL,
+            value
+                .map(|flag| [u8::from(flag)])
+                .as_ref()
+                .map(|byte| &byte[..]),
+        )
     }
 
     fn text(&mut self, value: &str) -> &mut Self {

@@ -5,6 +5,7 @@
 
 pub mod books;
 pub mod clock;
+mod columns;
 mod exports;
 pub mod fault;
 mod history;
@@ -12,7 +13,9 @@ pub mod ledger;
 pub mod metrics;
 mod openings;
 pub mod postgres;
+mod queue;
 mod rows;
 pub mod sqlite;
+mod sums;
 pub mod tail;
 mod touched;

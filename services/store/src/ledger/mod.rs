@@ -63,6 +63,11 @@ pub enum Outcome {
     /// Its id stands there with another payload, this one; nothing changed. `voided` says whether
     /// that event is in force.
     Conflict(Box<Recorded>),
+    /// Its charge time is sealed, or its id stands for an event that was dropped; nothing changed.
+    TooOld {
+        /// The earliest charge time that is accepted, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
 }
 
 /// Whose totals.
@@ -249,6 +254,12 @@ pub enum Error {
     /// The values do not fit the ledger, such as a total past 64 bits; nothing was changed.
     #[error("ledger refused the values: {0}")]
     OutOfRange(String),
+    /// The events that the answer would be made of are sealed; what begins here or later is kept.
+    #[error("ledger keeps events from {oldest_us} on")]
+    NotRetained {
+        /// The earliest charge time that is kept, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
     /// A row is not what this version writes.
     #[error("ledger holds a row that cannot be read: {0}")]
     Corrupt(String),
@@ -261,6 +272,9 @@ impl Error {
             Self::Unavailable(_) => Fault::Unavailable,
             Self::Overloaded(_) => Fault::Overloaded,
             Self::OutOfRange(_) => Fault::OutOfRange,
+            Self::NotRetained { oldest_us } => Fault::NotRetained {
+                oldest_us: *oldest_us,
+            },
             Self::Corrupt(_) => Fault::Corrupt,
         }
     }
@@ -332,6 +346,16 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
         through: i64,
     ) -> Result<Vec<RepriceCandidate>, Error>;
 
+    /// Where a stretch of the log ends that begins after a position, goes no further than `until`, and
+    /// has at most `lines` lines of the tenant: what a run goes through in one step.
+    async fn stretch(
+        &self,
+        tenant: &TenantId,
+        after: i64,
+        until: i64,
+        lines: i64,
+    ) -> Result<i64, Error>;
+
     /// Posts the compensating entries of a step and remembers how far its run has come. All or
     /// nothing: answers false, and nothing changed, when the run has come further than the caller
     /// saw (a step that nobody waits for any more may still be posted), when a line's quote is no
@@ -386,7 +410,8 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
     fn touched(&self, tenant: &TenantId, since: i64) -> bool;
 
     /// What followed `after` in a tenant's commit order. Reads at most `positions` positions of the
-    /// log, of whichever tenant, so that one call costs a bounded time.
+    /// log, of whichever tenant, so that one call costs a bounded time; where positions have gaps, at
+    /// most so many rows of the tenant, but always a whole entry.
     async fn log(&self, tenant: &TenantId, after: i64, positions: i64) -> Result<log::Page, Error>;
 
     /// Events in order of charge time, then position, as they stood right after a position.

@@ -7,13 +7,18 @@
 mod connect;
 mod correct;
 mod export;
+mod failure;
+mod group;
 mod horizon;
 mod items;
+mod link;
 mod log;
 mod messages;
 mod migrate;
+mod partitions;
 mod prices;
 mod read;
+mod records;
 mod reports;
 mod requests;
 mod service;
@@ -194,6 +199,16 @@ impl Ledger for Postgres {
         through: i64,
     ) -> Result<Vec<RepriceCandidate>, Error> {
         read::reprice_candidates(&self.primary, tenant.as_str(), query, after, through).await
+    }
+
+    async fn stretch(
+        &self,
+        tenant: &TenantId,
+        after: i64,
+        until: i64,
+        lines: i64,
+    ) -> Result<i64, Error> {
+        read::stretch(&self.primary, tenant.as_str(), after, until, lines).await
     }
 
     async fn reprice(&self, step: RepriceStep) -> Result<bool, Error> {

@@ -6,7 +6,9 @@
 pub mod books;
 pub mod clock;
 mod columns;
+mod exports;
 pub mod fault;
+mod history;
 pub mod ledger;
 pub mod metrics;
 mod openings;

@@ -282,7 +282,7 @@ impl Ledger for Postgres {
         tenant: &TenantId,
         query: &ledger_log::ExportQuery,
     ) -> Result<Vec<Recorded>, Error> {
-        export::page(&self.readers, tenant.as_str(), query).await
+        export::page(&self.readers, &self.primary, tenant.as_str(), query).await
     }
 
     fn secret(&self) -> &[u8] {

@@ -443,6 +443,11 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
     /// Answers when the ledger can write; the error says why it can not.
     async fn check(&self) -> Result<(), Error>;
 
+    /// Answers when the ledger can be read; the error says why it can not.
+    async fn check_reads(&self) -> Result<(), Error> {
+        self.last_price_version().await.map(drop)
+    }
+
     /// Waits until everything accepted is on disk and closes the store.
     async fn close(&self);
 }

@@ -17,6 +17,7 @@ mod messages;
 mod migrate;
 mod partitions;
 mod prices;
+mod reach;
 mod read;
 mod records;
 mod reports;
@@ -36,7 +37,9 @@ use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
 use tokio::sync::watch;
 
-pub use self::migrate::{MIGRATIONS, Pending, migrate, pending};
+pub use self::migrate::MIGRATIONS;
+pub(crate) use self::migrate::{migrate, missing};
+pub use self::reach::is_reached;
 
 use self::connect::State;
 use self::horizon::Horizon;
@@ -312,6 +315,11 @@ impl Ledger for Postgres {
 
     async fn check(&self) -> Result<(), Error> {
         self.writers.check().await
+    }
+
+    async fn check_reads(&self) -> Result<(), Error> {
+        let answer = sqlx::query("SELECT 1").execute(&self.readers).await;
+        answer.map(drop).map_err(unavailable)
     }
 
     async fn close(&self) {

@@ -63,6 +63,11 @@ pub enum Outcome {
     /// Its id stands there with another payload, this one; nothing changed. `voided` says whether
     /// that event is in force.
     Conflict(Box<Recorded>),
+    /// Its charge time is sealed, or its id stands for an event that was dropped; nothing changed.
+    TooOld {
+        /// The earliest charge time that is accepted, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
 }
 
 /// Whose totals.
@@ -249,6 +254,12 @@ pub enum Error {
     /// The values do not fit the ledger, such as a total past 64 bits; nothing was changed.
     #[error("ledger refused the values: {0}")]
     OutOfRange(String),
+    /// The events that the answer would be made of are sealed; what begins here or later is kept.
+    #[error("ledger keeps events from {oldest_us} on")]
+    NotRetained {
+        /// The earliest charge time that is kept, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
     /// A row is not what this version writes.
     #[error("ledger holds a row that cannot be read: {0}")]
     Corrupt(String),
@@ -261,6 +272,9 @@ impl Error {
             Self::Unavailable(_) => Fault::Unavailable,
             Self::Overloaded(_) => Fault::Overloaded,
             Self::OutOfRange(_) => Fault::OutOfRange,
+            Self::NotRetained { oldest_us } => Fault::NotRetained {
+                oldest_us: *oldest_us,
+            },
             Self::Corrupt(_) => Fault::Corrupt,
         }
     }
@@ -331,6 +345,16 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
         after: i64,
         through: i64,
     ) -> Result<Vec<RepriceCandidate>, Error>;
+
+    /// Where a stretch of the log ends that begins after a position, goes no further than `until`, and
+    /// has at most `lines` lines of the tenant: what a run goes through in one step.
+    async fn stretch(
+        &self,
+        tenant: &TenantId,
+        after: i64,
+        until: i64,
+        lines: i64,
+    ) -> Result<i64, Error>;
 
     /// Posts the compensating entries of a step and remembers how far its run has come. All or
     /// nothing: answers false, and nothing changed, when the run has come further than the caller
@@ -417,6 +441,11 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
 
     /// Answers when the ledger can write; the error says why it can not.
     async fn check(&self) -> Result<(), Error>;
+
+    /// Answers when the ledger can be read; the error says why it can not.
+    async fn check_reads(&self) -> Result<(), Error> {
+        self.last_price_version().await.map(drop)
+    }
 
     /// Waits until everything accepted is on disk and closes the store.
     async fn close(&self);

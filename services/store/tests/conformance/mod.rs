@@ -6,6 +6,7 @@ pub mod idle;
 pub mod items;
 pub mod model;
 pub mod reports;
+pub mod stretches;
 mod under_load;
 
 #[allow(unused_imports)] // the planted faults run a part of the suite

@@ -32,4 +32,9 @@ pub enum ItemOutcome {
     },
     /// Its id stands there with another content; nothing changed.
     Conflict,
+    /// Its time is sealed; nothing changed.
+    TooOld {
+        /// The earliest time that is accepted, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
 }

@@ -21,8 +21,8 @@ use tokenmeter_model::totals::Totals;
 use tokio::sync::watch;
 
 use self::correction::{
-    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Request, Void,
-    VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Request,
+    Void, VoidOutcome,
 };
 use self::items::{ItemOutcome, ItemSubmission};
 

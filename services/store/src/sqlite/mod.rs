@@ -12,13 +12,16 @@ mod messages;
 mod openings;
 mod prices;
 mod read;
+mod reconcile;
 mod reports;
 mod requests;
+mod retention;
 mod service;
 mod sessions;
 mod tools;
 mod totals;
 mod touched;
+mod upkeep;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -41,8 +44,8 @@ use self::touched::Touched;
 use self::writer::{Batched, Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{
-    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
-    VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Request,
+    Void, VoidOutcome,
 };
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
@@ -283,6 +286,15 @@ impl Ledger for Sqlite {
         request_id: &str,
     ) -> Result<Option<Remembered>, Error> {
         requests::find(&self.readers, tenant.as_str(), request_id).await
+    }
+
+    async fn remember(&self, request: Request, answer: String) -> Result<Remembered, Error> {
+        self.ask(|reply| Job::Remember {
+            request,
+            answer,
+            reply,
+        })
+        .await
     }
 
     async fn add_prices(

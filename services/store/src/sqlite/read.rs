@@ -251,13 +251,13 @@ pub(super) async fn by_position(
         .map_err(unavailable)
 }
 
-/// An event as it was first recorded, with whether it was voided since.
+/// An event as it was first recorded, with whether it was voided since; none if it was dropped.
 pub(super) async fn first_record(
     connection: &mut SqliteConnection,
     tenant: &str,
     event_id: &str,
     position: i64,
-) -> Result<Recorded, Error> {
+) -> Result<Option<Recorded>, Error> {
     let rows = sqlx::query(include_str!("queries/event_rows.sql"))
         .bind(tenant)
         .bind(event_id)
@@ -265,6 +265,9 @@ pub(super) async fn first_record(
         .fetch_all(&mut *connection)
         .await
         .map_err(unavailable)?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
     let mut first = lines::read(&rows)?;
     let void: Option<(i64, String)> = sqlx::query_as(
         "SELECT recorded_at, coalesce(correction, '') FROM usage_lines \
@@ -275,7 +278,12 @@ pub(super) async fn first_record(
     .await
     .map_err(unavailable)?;
     first.voided = void.map(|(at_us, reason)| Voided { at_us, reason });
-    Ok(first)
+    Ok(Some(first))
+}
+
+/// The rows of an event are gone, and nothing was ever dropped.
+pub(super) fn lost() -> Error {
+    Error::Corrupt("an event has no first line".into())
 }
 
 /// Adds every line's reprices to its quote, and the void of an event to it; those after the position

@@ -13,6 +13,9 @@ use crate::ledger::Error;
 /// Bucket of a lifetime total; no event is old enough to fall into it.
 const LIFETIME: i64 = 0;
 
+/// Every sum, in the order of [`Totals::SUMS`].
+type Sums = [i64; Totals::SUMS.len()];
+
 /// The sums as columns, in the order of [`Totals::SUMS`].
 pub(super) fn sum_columns(render: impl Fn(&str) -> String) -> String {
     Totals::SUMS
@@ -119,16 +122,23 @@ pub(super) fn upsert() -> Insert {
 /// Reads sums in the order of [`Totals::SUMS`] from column `first` on, then `updated_at`. An
 /// aggregate over no rows reads as zero.
 pub(super) fn read(row: &SqliteRow, first: usize) -> Result<Totals, Error> {
-    let column = |n: usize| {
-        row.try_get::<Option<i64>, _>(first + n)
-            .map(Option::unwrap_or_default)
-            .map_err(super::lines::corrupt)
-    };
-    let mut sums = [0; Totals::SUMS.len()];
+    let sums = read_sums(row, first)?;
+    Ok(Totals::from_sums(sums, column(row, first + sums.len())?))
+}
+
+/// The sums alone.
+pub(super) fn read_sums(row: &SqliteRow, first: usize) -> Result<Sums, Error> {
+    let mut sums = Sums::default();
     for (n, sum) in sums.iter_mut().enumerate() {
-        *sum = column(n)?;
+        *sum = column(row, first + n)?;
     }
-    Ok(Totals::from_sums(sums, column(sums.len())?))
+    Ok(sums)
+}
+
+fn column(row: &SqliteRow, n: usize) -> Result<i64, Error> {
+    row.try_get::<Option<i64>, _>(n)
+        .map(Option::unwrap_or_default)
+        .map_err(super::lines::corrupt)
 }
 
 /// The figures of a row of `usage_lines`, in the order of [`Totals::SUMS`], as SQL.

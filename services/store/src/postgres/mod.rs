@@ -19,6 +19,7 @@ mod requests;
 mod service;
 mod sessions;
 mod tools;
+mod upkeep;
 mod writer;
 
 use std::sync::Arc;
@@ -36,8 +37,8 @@ use self::connect::State;
 use self::horizon::Horizon;
 use self::writer::Writers;
 use crate::ledger::correction::{
-    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
-    VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Request,
+    Void, VoidOutcome,
 };
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
@@ -200,6 +201,10 @@ impl Ledger for Postgres {
         request_id: &str,
     ) -> Result<Option<Remembered>, Error> {
         requests::find(&self.primary, tenant.as_str(), request_id).await
+    }
+
+    async fn remember(&self, _request: Request, _answer: String) -> Result<Remembered, Error> {
+        Err(Error::Unavailable("not built".into()))
     }
 
     async fn add_prices(

@@ -8,7 +8,7 @@ use tokenmeter_model::price::Quote;
 use tokenmeter_model::totals::{Split, Totals, split};
 
 use super::lines::{self, corrupt};
-use super::{totals, unavailable};
+use super::{retention, totals, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{RepriceCandidate, RepriceQuery};
 use crate::ledger::{
@@ -31,9 +31,10 @@ pub(super) async fn totals_of(
     ranges: &[Option<Range>],
 ) -> Result<Vec<Totals>, Error> {
     let mut snapshot = pool.begin().await.map_err(unavailable)?;
+    let oldest_us = retention::sealed_before(&mut *snapshot).await?;
     let mut answers = Vec::with_capacity(ranges.len());
     for range in ranges {
-        answers.push(totals(&mut snapshot, tenant, subject, *range).await?);
+        answers.push(totals(&mut snapshot, tenant, subject, *range, oldest_us).await?);
     }
     Ok(answers)
 }
@@ -45,6 +46,7 @@ async fn totals(
     tenant: &str,
     subject: Subject<'_>,
     range: Option<Range>,
+    oldest_us: i64,
 ) -> Result<Totals, Error> {
     let (scope, column, id) = subject_parts(&subject);
     let lifetime = totals::sum_columns(str::to_owned);
@@ -75,6 +77,7 @@ async fn totals(
                 },
                 _ => split(range.from_us, range.to_us),
             };
+            retention::check_edges(&split, oldest_us)?;
             let edge = format!(
                 "SELECT {of_line}, recorded_at FROM usage_lines \
                  WHERE tenant_id = ?1 AND {column} = ?3 AND {column} <> '' AND charge_time"
@@ -374,8 +377,10 @@ pub(super) async fn unpriced(
 ) -> Result<UnpricedPage, Error> {
     let mut snapshot = pool.begin().await.map_err(unavailable)?;
     let total_lines = sqlx::query_scalar(
-        "SELECT coalesce(sum(unpriced_lines), 0) FROM usage_totals \
-         WHERE tenant_id = ?1 AND scope = 'model' AND bucket = 0",
+        "SELECT coalesce(sum(unpriced_lines), 0) \
+             - (SELECT coalesce(sum(unpriced_lines), 0) FROM sealed_totals \
+                WHERE tenant_id = ?1 AND scope = 'user') \
+         FROM usage_totals WHERE tenant_id = ?1 AND scope = 'model' AND bucket = 0",
     )
     .bind(tenant)
     .fetch_one(&mut *snapshot)
@@ -422,13 +427,15 @@ pub(super) async fn reprice_candidates(
         from_us: i64::MIN,
         to_us: i64::MAX,
     });
+    // What is sealed keeps its price.
+    let oldest_us = retention::sealed_before(&mut *snapshot).await?;
     let rows = sqlx::query(include_str!("queries/reprice_candidates.sql"))
         .bind(tenant)
         .bind(after)
         .bind(through)
         .bind(&query.provider)
         .bind(&query.model)
-        .bind(range.from_us)
+        .bind(range.from_us.max(oldest_us))
         .bind(range.to_us)
         .bind(query.include_priced)
         .fetch_all(&mut *snapshot)

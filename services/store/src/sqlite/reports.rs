@@ -6,13 +6,13 @@
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, QueryBuilder, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, QueryBuilder, Row as _};
 use tokenmeter_model::id::TenantId;
-use tokenmeter_model::totals::{Totals, bucket};
+use tokenmeter_model::totals::{BUCKET_US, Totals, bucket};
 
 use super::lines::corrupt;
 use super::service::{model_totals, read_models};
-use super::{Sqlite, messages, sessions, tools, totals, unavailable};
+use super::{Sqlite, messages, retention, sessions, tools, totals, unavailable};
 use crate::ledger::reports::{
     Listed, Message, Page, Part, Reports, SessionQuery, SessionSummary, ToolQuery, ToolUsage,
 };
@@ -31,12 +31,10 @@ impl Reports for Sqlite {
         let mut models = if part.user_id.is_empty() && part.session_id.is_empty() {
             model_totals(&mut connection, tenant.as_str(), part.range).await?
         } else {
-            let rows = lines_by_model(tenant.as_str(), part)
-                .build()
-                .fetch_all(&mut *connection)
-                .await
-                .map_err(unavailable)?;
-            read_models(&rows)?
+            let mut snapshot = connection.begin().await.map_err(unavailable)?;
+            check_kept(&mut snapshot, tenant.as_str(), part).await?;
+            let query = lines_by_model(tenant.as_str(), part);
+            read_models(&fetch(query, &mut snapshot).await?)?
         };
         models.retain(|one| {
             one.totals.lines > 0 && (part.model.is_empty() || one.model == part.model)
@@ -53,6 +51,7 @@ impl Reports for Sqlite {
             sqlx::query_as(include_str!("queries/user_reach.sql"))
                 .bind(tenant.as_str())
                 .bind(user_id)
+                .bind(BUCKET_US)
                 .fetch_one(&self.readers)
                 .await
                 .map_err(unavailable)?;
@@ -90,13 +89,21 @@ impl Reports for Sqlite {
             .iter()
             .map(|span| (span.from_us, span.to_us))
             .collect();
-        let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
-        let sql = include_str!("queries/user_spans_by_model.sql").replace("{sums}", &sums);
+        let sql = include_str!("queries/user_spans_by_model.sql")
+            .replace("{columns}", &totals::sum_columns(str::to_owned))
+            .replace("{of_line}", &totals::sum_columns(totals::of_line))
+            .replace(
+                "{sums}",
+                &totals::sum_columns(|name| format!("sum({name})")),
+            );
+        let mut snapshot = self.readers.begin().await.map_err(unavailable)?;
+        let oldest_us = retention::sealed_before(&mut *snapshot).await?;
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(tenant.as_str())
             .bind(user_id)
             .bind(json(&times)?)
-            .fetch_all(&self.readers)
+            .bind(json(&retention::sealed_months(spans, oldest_us))?)
+            .fetch_all(&mut *snapshot)
             .await
             .map_err(unavailable)?;
         let mut answer: Vec<(Range, Vec<ModelTotals>)> = Vec::new();
@@ -115,6 +122,13 @@ impl Reports for Sqlite {
                 _ => answer.push((span, vec![model])),
             }
         }
+        let sealed: Vec<Range> = spans
+            .iter()
+            .copied()
+            .filter(|span| span.from_us < oldest_us)
+            .collect();
+        let whole = some_spans(&mut snapshot, tenant.as_str(), user_id, &sealed, i64::MAX).await?;
+        complete(&mut answer, spans, &whole)?;
         Ok(answer)
     }
 
@@ -175,11 +189,86 @@ async fn some_spans(
         .collect()
 }
 
-/// Sums of the lines of a user or session by model.
-fn lines_by_model(tenant: &str, part: &Part) -> QueryBuilder<sqlx::Sqlite> {
-    let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
+/// Whether everything that a user's or session's figures by model are sums of is there: the lines of
+/// a range, and of the lifetime of a user in a session, which nothing keeps once they are dropped.
+async fn check_kept(
+    connection: &mut SqliteConnection,
+    tenant: &str,
+    part: &Part,
+) -> Result<(), Error> {
+    let oldest_us = retention::sealed_before(&mut *connection).await?;
+    if let Some(range) = part.range {
+        return retention::check_range(range, oldest_us);
+    }
+    if part.user_id.is_empty() || part.session_id.is_empty() {
+        return Ok(());
+    }
+    let sealed: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM sealed_totals \
+         WHERE tenant_id = ?1 AND scope = 'session' AND subject = ?2)",
+    )
+    .bind(tenant)
+    .bind(&part.session_id)
+    .fetch_one(connection)
+    .await
+    .map_err(unavailable)?;
+    match sealed {
+        true => Err(Error::NotRetained { oldest_us }),
+        false => Ok(()),
+    }
+}
+
+/// Runs a query.
+pub(super) async fn fetch(
+    mut query: QueryBuilder<sqlx::Sqlite>,
+    connection: &mut SqliteConnection,
+) -> Result<Vec<SqliteRow>, Error> {
+    let rows = query.build().fetch_all(connection).await;
+    rows.map_err(unavailable)
+}
+
+/// Adds to the months that are sealed in part what their figures by model lack, under an empty
+/// provider and model: what was dropped is known by model for whole months of UTC only.
+fn complete(
+    answer: &mut Vec<(Range, Vec<ModelTotals>)>,
+    spans: &[Range],
+    whole: &[(Range, Totals)],
+) -> Result<(), Error> {
+    for (span, whole) in whole {
+        let known = answer.iter().position(|(known, _)| known == span);
+        let models = known.map(|at| &answer[at].1[..]).unwrap_or_default();
+        let rest = models
+            .iter()
+            .try_fold(*whole, |rest, model| {
+                rest.checked_add(&model.totals.checked_neg()?)
+            })
+            .ok_or_else(|| Error::OutOfRange("the rest of a month".into()))?;
+        if rest.sums().iter().all(|sum| *sum == 0) {
+            continue;
+        }
+        let model = ModelTotals {
+            provider: String::new(),
+            model: String::new(),
+            totals: rest,
+        };
+        match known {
+            Some(at) => answer[at].1.push(model),
+            None => answer.push((*span, vec![model])),
+        }
+    }
+    let place = |span: &Range| spans.iter().position(|one| one == span);
+    answer.sort_by_key(|(span, _)| place(span));
+    Ok(())
+}
+
+/// Sums of a user or session by model: of its lines, and without a range of what is sealed, too.
+pub(super) fn lines_by_model(tenant: &str, part: &Part) -> QueryBuilder<sqlx::Sqlite> {
+    let sums = totals::sum_columns(|name| format!("sum({name})"));
+    let named = totals::sum_columns(str::to_owned);
+    let of_line = totals::sum_columns(totals::of_line);
     let mut query = QueryBuilder::new(format!(
-        "SELECT provider || '/' || model, {sums}, max(recorded_at) FROM usage_lines \
+        "WITH parts (subject, {named}, updated_at) AS (\
+         SELECT provider || '/' || model, {of_line}, recorded_at FROM usage_lines \
          WHERE tenant_id = "
     ));
     query.push_bind(tenant.to_owned());
@@ -195,7 +284,22 @@ fn lines_by_model(tenant: &str, part: &Part) -> QueryBuilder<sqlx::Sqlite> {
         query.push(" AND charge_time >= ").push_bind(range.from_us);
         query.push(" AND charge_time < ").push_bind(range.to_us);
     }
-    query.push(" GROUP BY provider, model");
+    let sealed = match (&part.user_id[..], &part.session_id[..]) {
+        (user, "") => Some(("user", user)),
+        ("", session) => Some(("session", session)),
+        _ => None,
+    };
+    if let Some((scope, subject)) = sealed.filter(|_| part.range.is_none()) {
+        query.push(format!(
+            " UNION ALL SELECT provider || '/' || model, {named}, updated_at FROM sealed_totals \
+             WHERE scope = '{scope}' AND tenant_id = "
+        ));
+        query.push_bind(tenant.to_owned());
+        query.push(" AND subject = ").push_bind(subject.to_owned());
+    }
+    query.push(format!(
+        ") SELECT subject, {sums}, max(updated_at) FROM parts GROUP BY subject"
+    ));
     query
 }
 

@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteExecutor};
+use tokenmeter_model::bounds::MIN_TIME_US;
 use tokenmeter_model::id::TenantId;
-use tokenmeter_model::totals::Totals;
+use tokenmeter_model::totals::{Split, Totals};
 use tokenmeter_model::zone::Zone;
 
 use super::lines::corrupt;
 use super::{totals, unavailable};
 use crate::fault::{Planted, is_planted};
-use crate::ledger::Error;
 use crate::ledger::retention::{Dropped, Purged, month_of};
+use crate::ledger::{Error, Range};
 
 /// Oldest rows that a chunk is made of, with the rest of their sessions: what others wait for.
 const CHUNK: i64 = 200;
@@ -32,6 +33,48 @@ pub(super) async fn sealed_before(executor: impl SqliteExecutor<'_>) -> Result<i
         .fetch_one(executor)
         .await
         .map_err(unavailable)
+}
+
+/// Whether the lines at the ragged edges of a range are all kept.
+///
+/// # Errors
+/// [`Error::NotRetained`] when they are not.
+pub(super) fn check_edges(split: &Split, oldest_us: i64) -> Result<(), Error> {
+    let sealed = |(from, to): (i64, i64)| from.max(MIN_TIME_US) < to.min(oldest_us);
+    if sealed(split.before) || sealed(split.after) {
+        return Err(Error::NotRetained { oldest_us });
+    }
+    Ok(())
+}
+
+/// Whether the lines of a range are all kept.
+///
+/// # Errors
+/// [`Error::NotRetained`] when they are not.
+pub(super) fn check_range(range: Range, oldest_us: i64) -> Result<(), Error> {
+    let whole = Split {
+        buckets: (0, 0),
+        before: (range.from_us, range.to_us),
+        after: (0, 0),
+    };
+    check_edges(&whole, oldest_us)
+}
+
+/// The months of UTC that are sealed and lie in one span as a whole, each with the span's number.
+pub(super) fn sealed_months(spans: &[Range], oldest_us: i64) -> Vec<(usize, i64)> {
+    let utc = Zone::utc();
+    let mut months = Vec::new();
+    for (n, span) in spans.iter().enumerate() {
+        let mut month = utc.start_of_month(span.from_us.max(MIN_TIME_US));
+        while month < span.to_us.min(oldest_us) {
+            let next = utc.next_month(month);
+            if month >= span.from_us && next <= span.to_us {
+                months.push((n, month));
+            }
+            month = next;
+        }
+    }
+    months
 }
 
 /// The first position of a tenant's log from which on it is whole.

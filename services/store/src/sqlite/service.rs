@@ -7,7 +7,9 @@ use tokenmeter_model::totals::{Totals, split};
 
 use super::lines::corrupt;
 use super::read::bind_split;
-use super::{totals, unavailable};
+use super::reports::{fetch, lines_by_model};
+use super::{retention, totals, unavailable};
+use crate::ledger::reports::Part;
 use crate::ledger::{
     Error, Latencies, Latency, ModelTotals, Range, ServiceQuery, ServiceUsage, Session,
 };
@@ -19,23 +21,32 @@ pub(super) async fn session(
     session: &str,
 ) -> Result<Option<Session>, Error> {
     let mut snapshot = pool.begin().await.map_err(unavailable)?;
-    let facts: Option<(String, i64, i64, i64, i64)> =
+    let mut facts: Vec<(String, i64, i64, i64, i64)> =
         sqlx::query_as(include_str!("queries/session.sql"))
             .bind(tenant)
             .bind(session)
-            .fetch_optional(&mut *snapshot)
+            .fetch_all(&mut *snapshot)
             .await
             .map_err(unavailable)?;
-    let Some((user_id, users, turns, first_us, last_us)) = facts else {
+    let sealed = sqlx::query_as(
+        "SELECT user_id, users, turns, first_time, last_time FROM sealed_sessions \
+         WHERE tenant_id = ?1 AND session_id = ?2",
+    )
+    .bind(tenant)
+    .bind(session)
+    .fetch_optional(&mut *snapshot)
+    .await
+    .map_err(unavailable)?;
+    facts.extend(sealed);
+    let Some((user_id, users, turns, first_us, last_us)) = facts.into_iter().reduce(joined) else {
         return Ok(None);
     };
-    let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
-    let sql = format!(
-        "SELECT provider || '/' || model AS subject, {sums}, max(recorded_at) FROM usage_lines \
-         WHERE tenant_id = ?1 AND session_id = ?2 AND session_id <> '' GROUP BY provider, model"
-    );
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(tenant).bind(session);
-    let models = read_models(&query.fetch_all(&mut *snapshot).await.map_err(unavailable)?)?;
+    let part = Part {
+        session_id: session.to_owned(),
+        ..Part::default()
+    };
+    let query = lines_by_model(tenant, &part);
+    let models = read_models(&fetch(query, &mut snapshot).await?)?;
     let sql = format!(
         "SELECT {}, updated_at FROM usage_totals \
          WHERE tenant_id = ?1 AND scope = 'session' AND subject = ?2 AND bucket = 0",
@@ -59,7 +70,25 @@ pub(super) async fn session(
     }))
 }
 
-/// The tenant's usage as a whole, from one snapshot.
+/// Facts of what is kept of a session and of what is sealed, together: its first user, how many users
+/// and turns it has, its first and last time. A turn that has events in both counts twice; users
+/// count once if it is the same single user in both.
+pub(super) fn joined(
+    kept: (String, i64, i64, i64, i64),
+    sealed: (String, i64, i64, i64, i64),
+) -> (String, i64, i64, i64, i64) {
+    let alone = kept.1 == 1 && sealed.1 == 1 && kept.0 == sealed.0;
+    (
+        sealed.0,
+        if alone { 1 } else { kept.1 + sealed.1 },
+        kept.2 + sealed.2,
+        kept.3.min(sealed.3),
+        kept.4.max(sealed.4),
+    )
+}
+
+/// The tenant's usage as a whole, from one snapshot. Users and sessions of the lifetime are those
+/// with sealed usage, too; of a range, and response times, those of the events that are kept.
 pub(super) async fn usage(
     pool: &SqlitePool,
     tenant: &str,
@@ -81,6 +110,7 @@ pub(super) async fn usage(
         .bind(range.to_us)
         .bind(&query.provider)
         .bind(&query.model)
+        .bind(query.range.is_none())
         .fetch_one(&mut *snapshot)
         .await
         .map_err(unavailable)?;
@@ -109,6 +139,9 @@ pub(super) async fn model_totals(
     let sums = totals::sum_columns(|name| format!("sum({name})"));
     let of_line = totals::sum_columns(totals::of_line);
     let split = range.map(|range| split(range.from_us, range.to_us));
+    if let Some(split) = &split {
+        retention::check_edges(split, retention::sealed_before(&mut *connection).await?)?;
+    }
     let sql = if split.is_none() {
         format!(
             "SELECT subject, {named}, updated_at FROM usage_totals \

@@ -46,7 +46,7 @@ pub(super) async fn list(
 
 /// The last position of the ledger.
 pub(super) async fn last_position(connection: &mut SqliteConnection) -> Result<i64, Error> {
-    sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM usage_lines")
+    sqlx::query_scalar("SELECT last_position FROM ledger_state WHERE id = 1")
         .fetch_one(connection)
         .await
         .map_err(unavailable)
@@ -115,6 +115,11 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
+    /// Whether all of a session counts, so that what is sealed of it does.
+    fn whole(&self) -> bool {
+        self.query.user_id.is_empty() && self.query.range.is_none()
+    }
+
     /// Runs a statement over these sessions.
     async fn fetch(
         &self,
@@ -140,9 +145,9 @@ async fn facts(
     connection: &mut SqliteConnection,
     wanted: &Wanted<'_>,
 ) -> Result<HashMap<String, SessionSummary>, Error> {
-    let rows = wanted
-        .fetch(connection, include_str!("queries/session_facts.sql"))
-        .await?;
+    let sql = include_str!("queries/session_facts.sql")
+        .replace("{whole}", if wanted.whole() { "true" } else { "false" });
+    let rows = wanted.fetch(connection, &sql).await?;
     rows.iter()
         .map(|row| {
             let session_id: String = row.try_get(0).map_err(corrupt)?;
@@ -165,8 +170,14 @@ async fn add_models(
     wanted: &Wanted<'_>,
     found: &mut HashMap<String, SessionSummary>,
 ) -> Result<(), Error> {
-    let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
-    let sql = include_str!("queries/session_models.sql").replace("{sums}", &sums);
+    let sql = include_str!("queries/session_models.sql")
+        .replace("{whole}", if wanted.whole() { "true" } else { "false" })
+        .replace("{columns}", &totals::sum_columns(str::to_owned))
+        .replace("{of_line}", &totals::sum_columns(totals::of_line))
+        .replace(
+            "{sums}",
+            &totals::sum_columns(|name| format!("sum({name})")),
+        );
     for row in wanted.fetch(connection, &sql).await? {
         let session_id: &str = row.try_get(0).map_err(corrupt)?;
         let model = ModelTotals {

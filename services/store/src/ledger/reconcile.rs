@@ -174,6 +174,8 @@ pub struct Resolve {
     pub number: i64,
     /// Correct it to what its lines add up to now, or leave it.
     pub correct: bool,
+    /// Why; remembered with the request.
+    pub reason: String,
 }
 
 /// What became of a decision.

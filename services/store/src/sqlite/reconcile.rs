@@ -369,7 +369,7 @@ pub(super) async fn resolve(
     .execute(&mut *transaction)
     .await
     .map_err(unavailable)?;
-    requests::put(&mut transaction, request, "resolved").await?;
+    requests::put(&mut transaction, request, &resolve.reason).await?;
     transaction.commit().await.map_err(unavailable)?;
     Ok(Some(ResolveOutcome::Resolved(drift)))
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokenmeter_admin::{PriceAdmin, Probe, RepriceAdmin, StatusAdmin};
+use tokenmeter_admin::{
+    PriceAdmin, Probe, ReconcileAdmin, RepriceAdmin, RetentionAdmin, StatusAdmin,
+};
 use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
 use tokenmeter_api::streams::Streams;
@@ -28,6 +30,9 @@ use tower::layer::util::{Identity, Stack};
 use super::guard::GuardLayer;
 use super::health::{self, Health};
 use crate::config::{Config, ServeRole};
+
+/// How long events are kept, in days.
+const RETENTION_DAYS: i64 = 90;
 
 /// Everything outside the network.
 pub(crate) struct Node {
@@ -203,8 +208,14 @@ fn add_services(
                 );
                 let reprice =
                     RepriceAdmin::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
+                let (ports, zone) = (Arc::clone(ledger), config.zone.clone());
+                let retention =
+                    RetentionAdmin::new(ports, Arc::clone(&clock), zone, RETENTION_DAYS);
+                let reconcile = ReconcileAdmin::new(Arc::clone(ledger), Arc::clone(&clock));
                 let timeout = config.request_timeout;
-                let grpc = tokenmeter_admin::Grpc::new(prices, reprice, status, timeout);
+                let grpc = tokenmeter_admin::Grpc::new(
+                    prices, reprice, retention, reconcile, status, timeout,
+                );
                 routes.add_service(tuned!(AdminServiceServer::new(grpc), config));
             }
         }

@@ -5,7 +5,9 @@ pub mod feed;
 pub mod idle;
 pub mod items;
 pub mod model;
+pub mod reconcile;
 pub mod reports;
+pub mod retention;
 mod under_load;
 
 #[allow(unused_imports)] // the planted faults run a part of the suite

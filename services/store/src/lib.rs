@@ -9,5 +9,6 @@ pub mod fault;
 pub mod ledger;
 pub mod metrics;
 pub mod postgres;
+mod rows;
 pub mod sqlite;
 pub mod tail;

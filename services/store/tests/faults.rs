@@ -60,7 +60,11 @@ fn invariants_turn_red_against_planted_faults() {
         let stall = stall_sqlite(&kept).await;
         conformance::bounded(ledger, stall).await;
     });
-    for fault in [Planted::SkipTotals, Planted::SkipVoidTotals] {
+    for fault in [
+        Planted::SkipTotals,
+        Planted::SkipVoidTotals,
+        Planted::DropUnsealed,
+    ] {
         turns_red_alone(fault, || {
             conformance::model::totals_equal_the_reference_at_every_step(open_sqlite);
         });

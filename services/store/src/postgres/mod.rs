@@ -18,6 +18,7 @@ mod reports;
 mod requests;
 mod service;
 mod sessions;
+mod sums;
 mod tools;
 mod upkeep;
 mod writer;
@@ -89,6 +90,8 @@ pub struct Postgres {
     primary: PgPool,
     /// Questions: the replica's, or the primary again.
     readers: PgPool,
+    /// Whether a replica answers questions.
+    has_replica: bool,
     state: Arc<State>,
     writers: Writers,
     horizon: Horizon,
@@ -116,6 +119,7 @@ impl Postgres {
         Ok(Self {
             primary,
             readers,
+            has_replica: config.replica.is_some(),
             state,
             writers,
             horizon,

@@ -5,42 +5,18 @@
 //! snapshot and again in the transaction: when there are more, the comparison is made again.
 
 use futures_util::TryStreamExt as _;
-use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
-use sqlx::{AssertSqlSafe, Connection as _, QueryBuilder, Row as _, Sqlite};
-use tokenmeter_model::totals::{Totals, bucket};
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection as _, QueryBuilder, Sqlite};
+use tokenmeter_model::totals::bucket;
 
-use super::lines::corrupt;
-use super::{requests, retention, totals, unavailable};
+use super::totals::of_line;
+use super::{requests, retention, unavailable};
 use crate::ledger::Error;
 use crate::ledger::reconcile::{
-    Drift, DriftQuery, DriftState, MAX_DRIFTS, Reconciled, Resolve, ResolveOutcome, Scope,
-    TotalKey, is_large,
+    Drift, DriftQuery, DriftState, Reconciled, Resolve, ResolveOutcome, Scope, TotalKey,
 };
-
-/// What a comparison found.
-#[derive(Debug, Default)]
-pub(super) struct Compared {
-    /// Fields that differ, the first [`MAX_DRIFTS`].
-    pub(super) found: Vec<Difference>,
-    /// How many differ.
-    pub(super) count: i64,
-    /// How many totals were compared.
-    checked: i64,
-    /// Corrections of the tenant's totals that the snapshot has seen.
-    corrections: i64,
-    /// Before when events are sealed, in microseconds since the Unix epoch: quarter-hours before it
-    /// were not compared.
-    pub(super) sealed_before_us: i64,
-}
-
-/// A field of a total that differs.
-#[derive(Debug, Clone)]
-pub(super) struct Difference {
-    key: TotalKey,
-    field: &'static str,
-    recorded: i64,
-    computed: i64,
-}
+use crate::rows::drifts::{self, Compared, Difference, comparison};
+use crate::rows::totals;
 
 /// What to compare: everything, one subject, or one total.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +56,7 @@ pub(super) async fn compare(
         .await
         .map_err(unavailable)?;
         compared.checked += checked;
-        let sql = sql_of(*scope);
+        let sql = comparison(include_str!("queries/compare_totals.sql"), *scope, of_line);
         let mut rows = sqlx::query(AssertSqlSafe(sql))
             .bind(tenant)
             .bind(first_bucket)
@@ -91,87 +67,6 @@ pub(super) async fn compare(
         }
     }
     Ok(compared)
-}
-
-impl Compared {
-    /// Adds the fields of one total that differ.
-    fn add(&mut self, scope: Scope, row: &SqliteRow) -> Result<(), Error> {
-        let differences = totals::read_sums(row, 2)?;
-        let recorded = totals::read_sums(row, 2 + Totals::SUMS.len())?;
-        let fields = Totals::SUMS.iter().zip(differences).zip(recorded);
-        for ((field, difference), recorded) in fields {
-            if difference == 0 {
-                continue;
-            }
-            self.count += 1;
-            if self.found.len() < MAX_DRIFTS {
-                self.found.push(Difference {
-                    key: TotalKey {
-                        scope,
-                        subject: row.try_get(0).map_err(corrupt)?,
-                        bucket: row.try_get(1).map_err(corrupt)?,
-                    },
-                    field,
-                    recorded,
-                    computed: recorded.saturating_add(difference),
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The statement that compares the totals of a scope.
-fn sql_of(scope: Scope) -> String {
-    let (subject, sealed, sealed_scope) = match scope {
-        Scope::User => ("user_id", "subject", "user"),
-        Scope::Team => ("team_id", "subject", "team"),
-        Scope::Session => ("session_id", "subject", "session"),
-        // Every line has one user, so that the users' sums are the models', too.
-        Scope::Model => (
-            "provider || '/' || model",
-            "provider || '/' || model",
-            "user",
-        ),
-    };
-    // Lines without a team or session count for none.
-    let counted = match scope {
-        Scope::User | Scope::Model => "true",
-        Scope::Team => "team_id <> ''",
-        Scope::Session => "session_id <> ''",
-    };
-    let differs: Vec<String> = Totals::SUMS
-        .iter()
-        .map(|name| format!("d.{name} <> 0"))
-        .collect();
-    include_str!("queries/compare_totals.sql")
-        .replace("{scope}", scope.as_str())
-        .replace("{sealed_scope}", sealed_scope)
-        .replace("{subject}", subject)
-        .replace("{sealed}", sealed)
-        .replace("{counted}", counted)
-        .replace("{columns}", &totals::sum_columns(str::to_owned))
-        .replace(
-            "{of_lines}",
-            &totals::sum_columns(|name| format!("sum({}) AS {name}", totals::of_line(name))),
-        )
-        .replace(
-            "{sums}",
-            &totals::sum_columns(|name| format!("sum({name}) AS {name}")),
-        )
-        .replace(
-            "{negative}",
-            &totals::sum_columns(|name| format!("-{name} AS {name}")),
-        )
-        .replace(
-            "{differences}",
-            &totals::sum_columns(|name| format!("d.{name}")),
-        )
-        .replace(
-            "{recorded}",
-            &totals::sum_columns(|name| format!("t.{name}")),
-        )
-        .replace("{differs}", &differs.join(" OR "))
 }
 
 /// How many drifts of a tenant were ever corrected.
@@ -210,20 +105,12 @@ pub(super) async fn record(
         return Ok(None);
     }
     for difference in &compared.found {
-        let state = match is_large(difference.recorded, difference.computed) {
-            true => DriftState::Flagged,
-            false if findings.fix => DriftState::Corrected,
-            false => DriftState::Reported,
-        };
+        let state = difference.state(findings.fix);
         let new = insert_drift(&mut transaction, findings, difference, state).await?;
         if new && state == DriftState::Corrected {
             correct(&mut transaction, tenant, difference, findings.now_us).await?;
         }
     }
-    let mut reconciled = Reconciled {
-        totals_checked: compared.checked,
-        ..Reconciled::default()
-    };
     let counts: Vec<(String, i64)> = sqlx::query_as(
         "SELECT state, count(*) FROM drifts WHERE tenant_id = ?1 AND reconcile_id = ?2 \
          GROUP BY state",
@@ -233,17 +120,8 @@ pub(super) async fn record(
     .fetch_all(&mut *transaction)
     .await
     .map_err(unavailable)?;
-    for (state, count) in counts {
-        match DriftState::parse(&state) {
-            Some(DriftState::Corrected) => reconciled.corrected = count,
-            Some(DriftState::Flagged) => reconciled.flagged = count,
-            _ => {}
-        }
-        reconciled.drift_count += count;
-    }
-    reconciled.drift_count = reconciled.drift_count.max(compared.count);
     transaction.commit().await.map_err(unavailable)?;
-    Ok(Some(reconciled))
+    Ok(Some(compared.reconciled(&counts)))
 }
 
 /// Records a drift; answers whether the run had not recorded it before.
@@ -253,17 +131,7 @@ async fn insert_drift(
     difference: &Difference,
     state: DriftState,
 ) -> Result<bool, Error> {
-    let drift = Drift {
-        number: 0,
-        reconcile_id: findings.reconcile_id.clone(),
-        key: difference.key.clone(),
-        field: difference.field.to_owned(),
-        recorded: difference.recorded,
-        computed: difference.computed,
-        state,
-        found_us: findings.now_us,
-        resolved_us: (state == DriftState::Corrected).then_some(findings.now_us),
-    };
+    let drift = difference.drift(&findings.reconcile_id, state, findings.now_us);
     let inserted = sqlx::query(include_str!("queries/insert_drift.sql"))
         .bind(&findings.tenant)
         .bind(&drift.reconcile_id)
@@ -309,7 +177,7 @@ async fn correct(
         .bind(scope.as_str())
         .bind(subject)
         .bind(bucket)
-        .bind(difference.computed.saturating_sub(difference.recorded))
+        .bind(difference.missing())
         .bind(now_us)
         .execute(connection)
         .await
@@ -386,7 +254,7 @@ pub(super) async fn one(
         .fetch_optional(connection)
         .await
         .map_err(unavailable)?;
-    row.as_ref().map(read).transpose()
+    row.as_ref().map(drifts::drift).transpose()
 }
 
 /// Drifts that were found.
@@ -417,26 +285,5 @@ pub(super) async fn list(
     }
     query.push(" LIMIT ").push_bind(wanted.limit);
     let rows = query.build().fetch_all(pool).await.map_err(unavailable)?;
-    rows.iter().map(read).collect()
-}
-
-fn read(row: &SqliteRow) -> Result<Drift, Error> {
-    let text = |column: &str| row.try_get::<String, _>(column).map_err(corrupt);
-    let number = |column: &str| row.try_get::<i64, _>(column).map_err(corrupt);
-    let unknown = || Error::Corrupt("a drift of an unknown scope or state".into());
-    Ok(Drift {
-        number: number("number")?,
-        reconcile_id: text("reconcile_id")?,
-        key: TotalKey {
-            scope: Scope::parse(&text("scope")?).ok_or_else(unknown)?,
-            subject: text("subject")?,
-            bucket: number("bucket")?,
-        },
-        field: text("field")?,
-        recorded: number("recorded")?,
-        computed: number("computed")?,
-        state: DriftState::parse(&text("state")?).ok_or_else(unknown)?,
-        found_us: number("found_at")?,
-        resolved_us: row.try_get("resolved_at").map_err(corrupt)?,
-    })
+    rows.iter().map(drifts::drift).collect()
 }

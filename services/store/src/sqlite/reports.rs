@@ -6,17 +6,18 @@
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Connection as _, QueryBuilder, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, QueryBuilder};
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::totals::{BUCKET_US, Totals, bucket};
 
-use super::lines::corrupt;
-use super::service::{model_totals, read_models};
-use super::{Sqlite, messages, retention, sessions, tools, totals, unavailable};
+use super::service::model_totals;
+use super::totals::of_line;
+use super::{Sqlite, messages, retention, sessions, tools, unavailable};
 use crate::ledger::reports::{
     Listed, Message, Page, Part, Reports, SessionQuery, SessionSummary, ToolQuery, ToolUsage,
 };
 use crate::ledger::{Error, ModelTotals, Range};
+use crate::rows::{sealed, totals};
 
 /// All times.
 pub(super) const ALWAYS: Range = Range {
@@ -34,7 +35,7 @@ impl Reports for Sqlite {
             let mut snapshot = connection.begin().await.map_err(unavailable)?;
             check_kept(&mut snapshot, tenant.as_str(), part).await?;
             let query = lines_by_model(tenant.as_str(), part);
-            read_models(&fetch(query, &mut snapshot).await?)?
+            totals::models(&fetch(query, &mut snapshot).await?)?
         };
         models.retain(|one| {
             one.totals.lines > 0 && (part.model.is_empty() || one.model == part.model)
@@ -91,7 +92,7 @@ impl Reports for Sqlite {
             .collect();
         let sql = include_str!("queries/user_spans_by_model.sql")
             .replace("{columns}", &totals::sum_columns(str::to_owned))
-            .replace("{of_line}", &totals::sum_columns(totals::of_line))
+            .replace("{of_line}", &totals::sum_columns(of_line))
             .replace(
                 "{sums}",
                 &totals::sum_columns(|name| format!("sum({name})")),
@@ -102,34 +103,18 @@ impl Reports for Sqlite {
             .bind(tenant.as_str())
             .bind(user_id)
             .bind(json(&times)?)
-            .bind(json(&retention::sealed_months(spans, oldest_us))?)
+            .bind(json(&sealed::months(spans, oldest_us))?)
             .fetch_all(&mut *snapshot)
             .await
             .map_err(unavailable)?;
-        let mut answer: Vec<(Range, Vec<ModelTotals>)> = Vec::new();
-        for row in &rows {
-            let span = span_of(row, spans)?;
-            let model = ModelTotals {
-                provider: row.try_get(1).map_err(corrupt)?,
-                model: row.try_get(2).map_err(corrupt)?,
-                totals: totals::read(row, 3)?,
-            };
-            if model.totals.lines == 0 {
-                continue;
-            }
-            match answer.last_mut() {
-                Some((last, models)) if *last == span => models.push(model),
-                _ => answer.push((span, vec![model])),
-            }
-        }
-        let sealed: Vec<Range> = spans
+        let known = totals::spans_by_model(&rows, spans)?;
+        let cut: Vec<Range> = spans
             .iter()
             .copied()
             .filter(|span| span.from_us < oldest_us)
             .collect();
-        let whole = some_spans(&mut snapshot, tenant.as_str(), user_id, &sealed, i64::MAX).await?;
-        complete(&mut answer, spans, &whole)?;
-        Ok(answer)
+        let whole = some_spans(&mut snapshot, tenant.as_str(), user_id, &cut, i64::MAX).await?;
+        sealed::complete(known, spans, &whole)
     }
 
     async fn sessions(
@@ -184,9 +169,7 @@ async fn some_spans(
         .fetch_all(connection)
         .await
         .map_err(unavailable)?;
-    rows.iter()
-        .map(|row| Ok((span_of(row, spans)?, totals::read(row, 1)?)))
-        .collect()
+    totals::spans(&rows, spans)
 }
 
 /// Whether everything that a user's or session's figures by model are sums of is there: the lines of
@@ -198,7 +181,7 @@ async fn check_kept(
 ) -> Result<(), Error> {
     let oldest_us = retention::sealed_before(&mut *connection).await?;
     if let Some(range) = part.range {
-        return retention::check_range(range, oldest_us);
+        return sealed::check_range(range, oldest_us);
     }
     if part.user_id.is_empty() || part.session_id.is_empty() {
         return Ok(());
@@ -227,45 +210,11 @@ pub(super) async fn fetch(
     rows.map_err(unavailable)
 }
 
-/// Adds to the months that are sealed in part what their figures by model lack, under an empty
-/// provider and model: what was dropped is known by model for whole months of UTC only.
-fn complete(
-    answer: &mut Vec<(Range, Vec<ModelTotals>)>,
-    spans: &[Range],
-    whole: &[(Range, Totals)],
-) -> Result<(), Error> {
-    for (span, whole) in whole {
-        let known = answer.iter().position(|(known, _)| known == span);
-        let models = known.map(|at| &answer[at].1[..]).unwrap_or_default();
-        let rest = models
-            .iter()
-            .try_fold(*whole, |rest, model| {
-                rest.checked_add(&model.totals.checked_neg()?)
-            })
-            .ok_or_else(|| Error::OutOfRange("the rest of a month".into()))?;
-        if rest.sums().iter().all(|sum| *sum == 0) {
-            continue;
-        }
-        let model = ModelTotals {
-            provider: String::new(),
-            model: String::new(),
-            totals: rest,
-        };
-        match known {
-            Some(at) => answer[at].1.push(model),
-            None => answer.push((*span, vec![model])),
-        }
-    }
-    let place = |span: &Range| spans.iter().position(|one| one == span);
-    answer.sort_by_key(|(span, _)| place(span));
-    Ok(())
-}
-
 /// Sums of a user or session by model: of its lines, and without a range of what is sealed, too.
 pub(super) fn lines_by_model(tenant: &str, part: &Part) -> QueryBuilder<sqlx::Sqlite> {
     let sums = totals::sum_columns(|name| format!("sum({name})"));
     let named = totals::sum_columns(str::to_owned);
-    let of_line = totals::sum_columns(totals::of_line);
+    let of_line = totals::sum_columns(of_line);
     let mut query = QueryBuilder::new(format!(
         "WITH parts (subject, {named}, updated_at) AS (\
          SELECT provider || '/' || model, {of_line}, recorded_at FROM usage_lines \
@@ -306,13 +255,4 @@ pub(super) fn lines_by_model(tenant: &str, part: &Part) -> QueryBuilder<sqlx::Sq
 /// Values for `json_each`.
 pub(super) fn json<T: serde::Serialize>(values: &T) -> Result<String, Error> {
     serde_json::to_string(values).map_err(|error| Error::Corrupt(error.to_string()))
-}
-
-/// The span that the first column numbers.
-fn span_of(row: &SqliteRow, spans: &[Range]) -> Result<Range, Error> {
-    let number: i64 = row.try_get(0).map_err(corrupt)?;
-    usize::try_from(number)
-        .ok()
-        .and_then(|number| spans.get(number).copied())
-        .ok_or_else(|| Error::Corrupt("a row of no span".into()))
 }

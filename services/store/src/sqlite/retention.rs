@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteExecutor};
-use tokenmeter_model::bounds::MIN_TIME_US;
 use tokenmeter_model::id::TenantId;
-use tokenmeter_model::totals::{Split, Totals};
+use tokenmeter_model::totals::Totals;
 use tokenmeter_model::zone::Zone;
 
-use super::lines::corrupt;
-use super::{totals, unavailable};
+use super::totals::of_line;
+use super::unavailable;
 use crate::fault::{Planted, is_planted};
+use crate::ledger::Error;
 use crate::ledger::retention::{Dropped, Purged, month_of};
-use crate::ledger::{Error, Range};
+use crate::rows::{Row as _, totals};
 
 /// Oldest rows that a chunk is made of, with the rest of their sessions: what others wait for.
 const CHUNK: i64 = 200;
@@ -33,48 +33,6 @@ pub(super) async fn sealed_before(executor: impl SqliteExecutor<'_>) -> Result<i
         .fetch_one(executor)
         .await
         .map_err(unavailable)
-}
-
-/// Whether the lines at the ragged edges of a range are all kept.
-///
-/// # Errors
-/// [`Error::NotRetained`] when they are not.
-pub(super) fn check_edges(split: &Split, oldest_us: i64) -> Result<(), Error> {
-    let sealed = |(from, to): (i64, i64)| from.max(MIN_TIME_US) < to.min(oldest_us);
-    if sealed(split.before) || sealed(split.after) {
-        return Err(Error::NotRetained { oldest_us });
-    }
-    Ok(())
-}
-
-/// Whether the lines of a range are all kept.
-///
-/// # Errors
-/// [`Error::NotRetained`] when they are not.
-pub(super) fn check_range(range: Range, oldest_us: i64) -> Result<(), Error> {
-    let whole = Split {
-        buckets: (0, 0),
-        before: (range.from_us, range.to_us),
-        after: (0, 0),
-    };
-    check_edges(&whole, oldest_us)
-}
-
-/// The months of UTC that are sealed and lie in one span as a whole, each with the span's number.
-pub(super) fn sealed_months(spans: &[Range], oldest_us: i64) -> Vec<(usize, i64)> {
-    let utc = Zone::utc();
-    let mut months = Vec::new();
-    for (n, span) in spans.iter().enumerate() {
-        let mut month = utc.start_of_month(span.from_us.max(MIN_TIME_US));
-        while month < span.to_us.min(oldest_us) {
-            let next = utc.next_month(month);
-            if month >= span.from_us && next <= span.to_us {
-                months.push((n, month));
-            }
-            month = next;
-        }
-    }
-    months
 }
 
 /// The first position of a tenant's log from which on it is whole.
@@ -244,7 +202,7 @@ fn seal_totals(scope: &str) -> String {
         .replace("{columns}", &totals::sum_columns(str::to_owned))
         .replace(
             "{sums}",
-            &totals::sum_columns(|name| format!("sum({})", totals::of_line(name))),
+            &totals::sum_columns(|name| format!("sum({})", of_line(name))),
         )
         .replace(
             "{adds}",
@@ -254,7 +212,7 @@ fn seal_totals(scope: &str) -> String {
 
 /// Events and sums of the rows that are about to be dropped.
 async fn sums_of_dropping(connection: &mut SqliteConnection) -> Result<Dropped, Error> {
-    let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
+    let sums = totals::sum_columns(|name| format!("sum({})", of_line(name)));
     let sql = format!(
         "SELECT {sums}, max(recorded_at), coalesce(sum(kind = 'usage' AND line = 0), 0) \
          FROM temp.dropping CROSS JOIN usage_lines USING (position)"
@@ -268,11 +226,8 @@ async fn sums_of_dropping(connection: &mut SqliteConnection) -> Result<Dropped, 
 
 /// Sums from column `first` on, then how many events.
 fn read_dropped(row: &sqlx::sqlite::SqliteRow, first: usize) -> Result<Dropped, Error> {
-    use sqlx::Row as _;
     Ok(Dropped {
-        events: row
-            .try_get(first + Totals::SUMS.len() + 1)
-            .map_err(corrupt)?,
+        events: row.value(first + Totals::SUMS.len() + 1)?,
         other_rows: 0,
         sealed: totals::read(row, first)?,
     })
@@ -318,7 +273,6 @@ fn count_items(purged: &mut Purged, tenants: Vec<String>) -> Result<(), Error> {
 
 /// What a purge would drop, from one snapshot.
 pub(super) async fn dry_run(pool: &SqlitePool, before_us: i64) -> Result<Purged, Error> {
-    use sqlx::Row as _;
     let mut snapshot = pool.begin().await.map_err(unavailable)?;
     let sealed_before_us = sealed_before(&mut *snapshot)
         .await?
@@ -328,11 +282,11 @@ pub(super) async fn dry_run(pool: &SqlitePool, before_us: i64) -> Result<Purged,
         complete: true,
         ..Purged::default()
     };
-    let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
+    let sums = totals::sum_columns(|name| format!("sum({})", of_line(name)));
     let sql = include_str!("queries/would_drop.sql").replace("{sums}", &sums);
     let rows = sqlx::query(AssertSqlSafe(sql)).bind(sealed_before_us);
     for row in rows.fetch_all(&mut *snapshot).await.map_err(unavailable)? {
-        let tenant: &str = row.try_get(0).map_err(corrupt)?;
+        let tenant: &str = row.value(0)?;
         add(&mut purged, tenant, &read_dropped(&row, 1)?)?;
     }
     for (table, time) in ITEM_TABLES {

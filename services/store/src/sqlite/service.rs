@@ -1,18 +1,16 @@
 //! Sessions and the service as a whole: totals by model, response times, reach.
 
-use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
-use sqlx::{AssertSqlSafe, Row as _};
-use tokenmeter_model::ratio;
+use sqlx::AssertSqlSafe;
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokenmeter_model::totals::{Totals, split};
 
-use super::lines::corrupt;
 use super::read::bind_split;
 use super::reports::{fetch, lines_by_model};
-use super::{retention, totals, unavailable};
+use super::totals::of_line;
+use super::{retention, unavailable};
 use crate::ledger::reports::Part;
-use crate::ledger::{
-    Error, Latencies, Latency, ModelTotals, Range, ServiceQuery, ServiceUsage, Session,
-};
+use crate::ledger::{Error, Latencies, ModelTotals, Range, ServiceQuery, ServiceUsage, Session};
+use crate::rows::{sealed, totals};
 
 /// One session with its totals, from one snapshot.
 pub(super) async fn session(
@@ -28,7 +26,7 @@ pub(super) async fn session(
             .fetch_all(&mut *snapshot)
             .await
             .map_err(unavailable)?;
-    let sealed = sqlx::query_as(
+    let dropped = sqlx::query_as(
         "SELECT user_id, users, turns, first_time, last_time FROM sealed_sessions \
          WHERE tenant_id = ?1 AND session_id = ?2",
     )
@@ -37,8 +35,9 @@ pub(super) async fn session(
     .fetch_optional(&mut *snapshot)
     .await
     .map_err(unavailable)?;
-    facts.extend(sealed);
-    let Some((user_id, users, turns, first_us, last_us)) = facts.into_iter().reduce(joined) else {
+    facts.extend(dropped);
+    let Some((user_id, users, turns, first_us, last_us)) = facts.into_iter().reduce(sealed::joined)
+    else {
         return Ok(None);
     };
     let part = Part {
@@ -46,7 +45,7 @@ pub(super) async fn session(
         ..Part::default()
     };
     let query = lines_by_model(tenant, &part);
-    let models = read_models(&fetch(query, &mut snapshot).await?)?;
+    let models = totals::models(&fetch(query, &mut snapshot).await?)?;
     let sql = format!(
         "SELECT {}, updated_at FROM usage_totals \
          WHERE tenant_id = ?1 AND scope = 'session' AND subject = ?2 AND bucket = 0",
@@ -68,23 +67,6 @@ pub(super) async fn session(
         totals,
         models,
     }))
-}
-
-/// Facts of what is kept of a session and of what is sealed, together: its first user, how many users
-/// and turns it has, its first and last time. A turn that has events in both counts twice; users
-/// count once if it is the same single user in both.
-pub(super) fn joined(
-    kept: (String, i64, i64, i64, i64),
-    sealed: (String, i64, i64, i64, i64),
-) -> (String, i64, i64, i64, i64) {
-    let alone = kept.1 == 1 && sealed.1 == 1 && kept.0 == sealed.0;
-    (
-        sealed.0,
-        if alone { 1 } else { kept.1 + sealed.1 },
-        kept.2 + sealed.2,
-        kept.3.min(sealed.3),
-        kept.4.max(sealed.4),
-    )
 }
 
 /// The tenant's usage as a whole, from one snapshot. Users and sessions of the lifetime are those
@@ -137,10 +119,10 @@ pub(super) async fn model_totals(
 ) -> Result<Vec<ModelTotals>, Error> {
     let named = totals::sum_columns(str::to_owned);
     let sums = totals::sum_columns(|name| format!("sum({name})"));
-    let of_line = totals::sum_columns(totals::of_line);
+    let of_line = totals::sum_columns(of_line);
     let split = range.map(|range| split(range.from_us, range.to_us));
     if let Some(split) = &split {
-        retention::check_edges(split, retention::sealed_before(&mut *connection).await?)?;
+        sealed::check_edges(split, retention::sealed_before(&mut *connection).await?)?;
     }
     let sql = if split.is_none() {
         format!(
@@ -166,28 +148,7 @@ pub(super) async fn model_totals(
         Some(split) => bind_split(query, split),
         None => query,
     };
-    read_models(&query.fetch_all(connection).await.map_err(unavailable)?)
-}
-
-pub(super) fn read_models(rows: &[SqliteRow]) -> Result<Vec<ModelTotals>, Error> {
-    let mut models = rows
-        .iter()
-        .map(|row| {
-            let subject: &str = row.try_get(0).map_err(corrupt)?;
-            let (provider, model) = subject
-                .split_once('/')
-                .ok_or_else(|| Error::Corrupt("a model total without a provider".into()))?;
-            Ok(ModelTotals {
-                provider: provider.to_owned(),
-                model: model.to_owned(),
-                totals: totals::read(row, 1)?,
-            })
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
-    // A model all of whose events are voided has no line left.
-    models.retain(|model| model.totals.lines > 0);
-    models.sort_by(|a, b| (&a.provider, &a.model).cmp(&(&b.provider, &b.model)));
-    Ok(models)
+    totals::models(&query.fetch_all(connection).await.map_err(unavailable)?)
 }
 
 async fn latencies(
@@ -207,26 +168,5 @@ async fn latencies(
         .fetch_all(connection)
         .await
         .map_err(unavailable)?;
-    let mut latencies = Latencies::default();
-    for row in rows {
-        let name = |n: usize| row.try_get::<String, _>(n).map_err(corrupt);
-        let number = |n: usize| row.try_get::<i64, _>(n).map_err(corrupt);
-        let measured = number(2)?;
-        let latency = Latency {
-            measured,
-            mean_ms: ratio::mean(number(3)?, measured).unwrap_or_default(),
-            p50_ms: number(4)?,
-            p90_ms: number(5)?,
-            p95_ms: number(6)?,
-            p99_ms: number(7)?,
-            max_ms: number(8)?,
-        };
-        match (name(0)?, name(1)?) {
-            (provider, _) if provider.is_empty() => latencies.all = latency,
-            model => {
-                latencies.models.insert(model, latency);
-            }
-        }
-    }
-    Ok(latencies)
+    totals::latencies(&rows)
 }

@@ -21,6 +21,7 @@ mod items;
 mod lifecycle;
 mod metrics;
 mod reflection;
+mod retention;
 mod rust_client;
 mod stream_usage;
 mod support;

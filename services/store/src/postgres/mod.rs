@@ -7,13 +7,19 @@
 mod connect;
 mod correct;
 mod export;
+mod failure;
+mod group;
 mod horizon;
 mod items;
+mod link;
 mod log;
 mod messages;
 mod migrate;
+mod partitions;
 mod prices;
+mod reach;
 mod read;
+mod records;
 mod reports;
 mod requests;
 mod service;
@@ -32,7 +38,9 @@ use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
 use tokio::sync::watch;
 
-pub use self::migrate::{MIGRATIONS, Pending, migrate, pending};
+pub use self::migrate::MIGRATIONS;
+pub(crate) use self::migrate::{migrate, missing};
+pub use self::reach::is_reached;
 
 use self::connect::State;
 use self::horizon::Horizon;
@@ -46,6 +54,7 @@ use crate::ledger::{
     Error, EventQuery, Ledger, Outcome, Range, Recorded, ServiceQuery, ServiceUsage, Session,
     StoredPrice, Subject, Submission, UnpricedPage, log as ledger_log,
 };
+use crate::openings::Stands;
 
 /// How the ledger is used.
 #[derive(Debug, Clone)]
@@ -105,6 +114,7 @@ impl Postgres {
     /// [`Error::Unavailable`] when the server cannot be reached, is not durable, or has a schema of
     /// another version; the text names no password.
     pub async fn open(config: &Config) -> Result<Self, Error> {
+        connect::admit(config).await?;
         if config.migrate {
             migrate(&config.url).await?;
         }
@@ -113,7 +123,7 @@ impl Postgres {
             Some(replica) => connect::pool(replica, config.readers).await?,
             None => primary.clone(),
         };
-        let state = Arc::new(connect::State::read(config, &primary).await?);
+        let state = Arc::new(State::read(config).await?);
         let horizon = Horizon::start(config, Arc::clone(&state)).await?;
         let writers = Writers::start(config, Arc::clone(&state), horizon.nudge()).await?;
         Ok(Self {
@@ -195,6 +205,16 @@ impl Ledger for Postgres {
         read::reprice_candidates(&self.primary, tenant.as_str(), query, after, through).await
     }
 
+    async fn stretch(
+        &self,
+        tenant: &TenantId,
+        after: i64,
+        until: i64,
+        lines: i64,
+    ) -> Result<i64, Error> {
+        read::stretch(&self.primary, tenant.as_str(), after, until, lines).await
+    }
+
     async fn reprice(&self, step: RepriceStep) -> Result<bool, Error> {
         self.writers.reprice(step).await
     }
@@ -270,7 +290,7 @@ impl Ledger for Postgres {
         tenant: &TenantId,
         query: &ledger_log::ExportQuery,
     ) -> Result<Vec<Recorded>, Error> {
-        export::page(&self.readers, tenant.as_str(), query).await
+        export::page(&self.readers, &self.primary, tenant.as_str(), query).await
     }
 
     fn secret(&self) -> &[u8] {
@@ -281,9 +301,13 @@ impl Ledger for Postgres {
         self.state.opening()
     }
 
-    fn holds(&self, opening: &str, position: i64) -> bool {
-        let committed = *self.horizon.committed().borrow();
-        self.state.holds(opening, position, committed)
+    async fn holds(&self, opening: &str, position: i64) -> Result<bool, Error> {
+        Ok(match self.state.stands(&self.primary, opening).await? {
+            Stands::Unknown => false,
+            Stands::UpTo(end) => position <= end,
+            // Another node may have been further when it gave the position out.
+            Stands::Now => self.horizon.reach(position).await?.is_some(),
+        })
     }
 
     fn epoch(&self) -> &str {
@@ -296,6 +320,11 @@ impl Ledger for Postgres {
 
     async fn check(&self) -> Result<(), Error> {
         self.writers.check().await
+    }
+
+    async fn check_reads(&self) -> Result<(), Error> {
+        let answer = sqlx::query("SELECT 1").execute(&self.readers).await;
+        answer.map(drop).map_err(unavailable)
     }
 
     async fn close(&self) {

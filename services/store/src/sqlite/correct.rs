@@ -8,12 +8,12 @@ use tokenmeter_model::totals::Totals;
 
 use super::insert::Insert;
 use super::totals::{Batch, Owner};
-use super::touched::Given;
 use super::{read, requests, retention, unavailable, writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{Adjustment, RepriceStep, Request, Void, VoidOutcome};
 use crate::ledger::{Error, Recorded, Voided};
 use crate::rows::{Row as _, events};
+use crate::touched::Given;
 
 /// What is remembered of a request that voided its event.
 const VOIDED: &str = "voided";

@@ -13,7 +13,6 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use super::group::{self, Inserts, Key, Prepared};
 use super::reconcile::Findings;
 use super::retention::{self, OldItems};
-use super::touched::{Given, Touched};
 use super::{MAX_QUEUED_EVENTS, correct, items, prices, read, reconcile, requests, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{
@@ -25,6 +24,7 @@ use crate::ledger::retention::Purged;
 use crate::ledger::{Error, Outcome, Submission};
 use crate::metrics;
 use crate::rows::drifts::Compared;
+use crate::touched::{Given, Touched};
 
 /// Events that one transaction takes at most, whole calls aside: a call of 1,000 events may join a
 /// group of 999. More would make everybody in the group wait longer for little.

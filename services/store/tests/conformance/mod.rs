@@ -8,6 +8,7 @@ pub mod model;
 pub mod reconcile;
 pub mod reports;
 pub mod retention;
+pub mod stretches;
 mod under_load;
 
 #[allow(unused_imports)] // the planted faults run a part of the suite

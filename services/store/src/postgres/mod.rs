@@ -19,9 +19,11 @@ mod partitions;
 mod prices;
 mod reach;
 mod read;
+mod reconcile;
 mod records;
 mod reports;
 mod requests;
+mod retention;
 mod service;
 mod sessions;
 mod sums;
@@ -101,6 +103,8 @@ pub struct Postgres {
     readers: PgPool,
     /// Whether a replica answers questions.
     has_replica: bool,
+    /// What it was opened with, for connections that are made later.
+    config: Config,
     state: Arc<State>,
     writers: Writers,
     horizon: Horizon,
@@ -130,6 +134,7 @@ impl Postgres {
             primary,
             readers,
             has_replica: config.replica.is_some(),
+            config: config.clone(),
             state,
             writers,
             horizon,
@@ -227,8 +232,8 @@ impl Ledger for Postgres {
         requests::find(&self.primary, tenant.as_str(), request_id).await
     }
 
-    async fn remember(&self, _request: Request, _answer: String) -> Result<Remembered, Error> {
-        Err(Error::Unavailable("not built".into()))
+    async fn remember(&self, request: Request, answer: String) -> Result<Remembered, Error> {
+        requests::remember(&self.primary, &request, answer).await
     }
 
     async fn add_prices(

@@ -177,6 +177,10 @@ async fn drop_month(
     let sql = include_str!("queries/seal_totals.sql")
         .replace("{partition}", &partition)
         .replace("{columns}", &totals::sum_columns(str::to_owned))
+        .replace(
+            "{figures}",
+            &totals::sum_columns(|name| format!("coalesce({name}, 0)")),
+        )
         .replace("{line_sums}", &sums::of_lines())
         .replace("{sums}", &sums::of_totals())
         .replace("{sealing}", sealing)

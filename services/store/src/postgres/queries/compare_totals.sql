@@ -20,7 +20,7 @@ WITH computed AS MATERIALIZED (
         WHERE tenant_id = $1 AND scope = '{sealed_scope}' AND ($3 = '' OR {sealed} = $3)
         UNION ALL
         SELECT subject, {columns} FROM recorded WHERE bucket = 0
-    )
+    ) AS lifetimes
     GROUP BY subject
     UNION ALL
     SELECT subject, bucket, {sums}
@@ -28,7 +28,7 @@ WITH computed AS MATERIALIZED (
         SELECT subject, bucket, {columns} FROM computed WHERE '{scope}' <> 'session' AND bucket >= $2
         UNION ALL
         SELECT subject, bucket, {columns} FROM recorded WHERE bucket > 0 AND bucket >= $2
-    )
+    ) AS quarters
     GROUP BY subject, bucket
 )
 SELECT d.subject, d.bucket, {differences}, {recorded}

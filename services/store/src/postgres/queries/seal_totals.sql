@@ -15,7 +15,7 @@ WITH sums AS MATERIALIZED (
 ), sealed AS (
     INSERT INTO sealed_totals AS t (
         tenant_id, scope, subject, month, provider, model, {columns}, updated_at)
-    SELECT tenant_id, scope, subject, $1, provider, model, {columns}, updated_at
+    SELECT tenant_id, scope, subject, $1, provider, model, {figures}, updated_at
     FROM sums
     WHERE (scope = 'user' OR subject <> '') AND {sealing}
     ON CONFLICT (tenant_id, scope, subject, month, provider, model) DO UPDATE SET {adds},

@@ -20,6 +20,10 @@ pub enum Planted {
     SkipVoidTotals,
     /// A subscriber that fell behind goes on with what is still kept: breaks feed_complete.
     SkipWhatIsBehind,
+    /// Every node takes every job: breaks that exactly one does each.
+    RunEverywhere,
+    /// Closed periods follow what comes later: breaks that they never change.
+    ReopenPeriods,
 }
 
 #[cfg(feature = "planted-faults")]

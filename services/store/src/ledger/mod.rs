@@ -2,7 +2,9 @@
 
 pub mod correction;
 pub mod items;
+pub mod jobs;
 pub mod log;
+pub mod periods;
 pub mod reports;
 
 use std::collections::BTreeMap;
@@ -19,8 +21,8 @@ use tokenmeter_model::totals::Totals;
 use tokio::sync::watch;
 
 use self::correction::{
-    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
-    VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Request,
+    Void, VoidOutcome,
 };
 use self::items::{ItemOutcome, ItemSubmission};
 
@@ -270,7 +272,7 @@ impl Error {
 ///
 /// Every method is atomic. `record` acknowledges only what is on disk.
 #[async_trait]
-pub trait Ledger: reports::Reports + Send + Sync + 'static {
+pub trait Ledger: reports::Reports + periods::Periods + jobs::Jobs + Send + Sync + 'static {
     /// Records a batch; one outcome a submission, in order. A bad one never fails the others.
     async fn record(&self, batch: Arc<[Submission]>) -> Result<Vec<Result<Outcome, Error>>, Error>;
 
@@ -344,6 +346,10 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
         tenant: &TenantId,
         request_id: &str,
     ) -> Result<Option<Remembered>, Error>;
+
+    /// Remembers a request whose work is safe to do twice, with its answer; answers what stands under
+    /// its name, which is another when it was remembered before.
+    async fn remember(&self, request: Request, answer: String) -> Result<Remembered, Error>;
 
     /// Adds prices to a tenant's book, or with no tenant to the shipped ones. A price that stands
     /// already, figure for figure, keeps its version. Answers each one's version, and whether it

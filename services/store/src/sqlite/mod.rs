@@ -6,10 +6,12 @@ mod export;
 mod group;
 mod insert;
 mod items;
+mod jobs;
 mod lines;
 mod log;
 mod messages;
 mod openings;
+mod periods;
 mod prices;
 mod read;
 mod reports;
@@ -22,6 +24,7 @@ mod touched;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,8 +44,8 @@ use self::touched::Touched;
 use self::writer::{Batched, Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{
-    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
-    VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Request,
+    Void, VoidOutcome,
 };
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
@@ -169,7 +172,27 @@ impl Sqlite {
         self.jobs.send(job(reply)).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
+
+    /// Does rare work with the writer's connection, between two groups.
+    async fn write<T, W>(&self, work: W) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection) -> Writing<'c, T> + Send + 'static,
+    {
+        self.ask(|reply| {
+            Job::Other(Box::new(|connection| {
+                Box::pin(async {
+                    // The caller may have gone; what is committed stands all the same.
+                    let _ = reply.send(work(connection).await);
+                })
+            }))
+        })
+        .await
+    }
 }
+
+/// Work with the writer's connection.
+type Writing<'c, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'c>>;
 
 fn closed() -> Error {
     Error::Unavailable("the ledger is closed".into())
@@ -283,6 +306,13 @@ impl Ledger for Sqlite {
         request_id: &str,
     ) -> Result<Option<Remembered>, Error> {
         requests::find(&self.readers, tenant.as_str(), request_id).await
+    }
+
+    async fn remember(&self, request: Request, answer: String) -> Result<Remembered, Error> {
+        self.write(move |connection| {
+            Box::pin(async move { requests::remember(connection, &request, answer).await })
+        })
+        .await
     }
 
     async fn add_prices(

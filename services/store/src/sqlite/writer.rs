@@ -1,6 +1,7 @@
 //! The one task that writes. Calls gather while the transaction before them commits (group
 //! commit, no timer), and each group is one transaction: keys, lines, totals, position.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -48,6 +49,8 @@ pub(super) enum Job {
         set: PriceSet,
         reply: oneshot::Sender<Result<PricesOutcome, Error>>,
     },
+    /// Rare work, with the connection.
+    Other(Other),
     Check {
         reply: oneshot::Sender<Result<(), Error>>,
     },
@@ -55,6 +58,12 @@ pub(super) enum Job {
         reply: oneshot::Sender<()>,
     },
 }
+
+/// Does its work and answers who asked.
+pub(super) type Other = Box<
+    dyn for<'c> FnOnce(&'c mut SqliteConnection) -> Pin<Box<dyn Future<Output = ()> + Send + 'c>>
+        + Send,
+>;
 
 /// One call's events or items, and its places in the queue's bound until it is answered.
 pub(super) struct Batched<S, O> {
@@ -136,6 +145,7 @@ impl Writer {
                 Job::SetPrices { set, reply } => {
                     let _ = reply.send(prices::set(&mut self.connection, set).await);
                 }
+                Job::Other(work) => work(&mut self.connection).await,
                 Job::Check { reply } => {
                     let _ = reply.send(self.check().await);
                 }

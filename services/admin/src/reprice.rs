@@ -213,7 +213,7 @@ impl RepriceAdmin {
                 .map_err(|error| ledger::Error::Corrupt(format!("a reprice run: {error}")))?,
             None => Report {
                 reprice_id: reprice_id(asked, request),
-                until: *self.ledger.committed().borrow(),
+                until: self.ledger.last_position().await?,
                 ..Report::default()
             },
         };

@@ -185,11 +185,11 @@ async fn a_run_does_what_its_dry_run_said_and_is_answered_once() {
         expected_price_version: None,
         ..stale
     };
-    let before = *service.ledger.committed().borrow();
+    let before = service.ledger.last_position().await.unwrap();
     let report = service.run(&again, LONG).await.unwrap();
     assert_eq!((report.examined, report.priced, report.changed), (9, 0, 3));
     assert_eq!((report.cost_before, report.cost_after), (210, 240));
-    assert_eq!(*service.ledger.committed().borrow(), before + 3);
+    assert_eq!(service.ledger.last_position().await.unwrap(), before + 3);
     assert_eq!(service.cost().await, (240, 3));
 }
 

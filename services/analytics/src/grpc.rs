@@ -344,7 +344,8 @@ impl AnalyticsService for Grpc {
         let filter = live::wire::asked(asked.filter)?;
         let items = self
             .live
-            .subscribe(&caller, filter, &asked.resume_token, heartbeat)?;
+            .subscribe(&caller, filter, &asked.resume_token, heartbeat)
+            .await?;
         let epoch = self.epoch.clone();
         let responses = items.map(move |item| match item {
             Ok(item) => Ok(live::wire::response(item, &epoch)),
@@ -361,7 +362,10 @@ impl AnalyticsService for Grpc {
         let asked = request.into_inner();
         let format = live::wire::export_format(&asked)?;
         let wanted = live::wire::export_asked(&asked, format)?;
-        let export = self.live.export(&caller, wanted, &asked.resume_token)?;
+        let export = self
+            .live
+            .export(&caller, wanted, &asked.resume_token)
+            .await?;
         Ok(Response::new(live::wire::export(
             export,
             format,

@@ -8,5 +8,6 @@ pub mod clock;
 pub mod fault;
 pub mod ledger;
 pub mod metrics;
+pub mod postgres;
 pub mod sqlite;
 pub mod tail;

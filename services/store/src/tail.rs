@@ -74,9 +74,12 @@ impl Tail {
         })
     }
 
-    /// The last position on disk: who subscribes there gets what comes from now on.
-    pub fn end(&self) -> i64 {
-        *self.ledger.committed().borrow()
+    /// The position of now: who subscribes there gets what comes from now on.
+    ///
+    /// # Errors
+    /// The ledger's, when it cannot tell.
+    pub async fn end(&self) -> Result<i64, Error> {
+        self.ledger.last_position().await
     }
 
     /// Everything of a tenant after a position, which has to be one that an entry or a page ended
@@ -100,7 +103,7 @@ impl Tail {
         }
         // Tenants without a subscription leave here, so that the map has no more than the others.
         all.retain(|_, followed| followed.strong_count() > 0);
-        let start = self.end();
+        let start = *self.ledger.committed().borrow();
         self.rings.fetch_add(1, Ordering::Relaxed);
         let shared = Arc::new(Shared {
             ring: Mutex::new(Ring::new(start)),

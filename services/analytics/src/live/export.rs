@@ -140,7 +140,7 @@ impl Live {
     /// # Errors
     /// Fields out of bounds, a token that cannot be used, too many streams, or a server that shuts
     /// down.
-    pub fn export(
+    pub async fn export(
         &self,
         caller: &Caller,
         asked: Asked,
@@ -155,11 +155,11 @@ impl Live {
         if self.draining.is_cancelled() {
             return Err(Error::ShuttingDown);
         }
-        let end = self.tail.end();
+        let end = self.tail.end().await?;
         let sealer = Sealer::new(
             Kind::Export,
             self.ledger.secret(),
-            self.ledger.opening(),
+            &self.ledger.opening(),
             &format!("{}\u{0}{asked:?}", caller.tenant),
         );
         let begin = Place {

@@ -77,7 +77,7 @@ async fn parts(
     };
     let format = wire::export_format(&request).unwrap();
     let asked = wire::export_asked(&request, format).unwrap();
-    let export = live.export(caller, asked, resume_token).unwrap();
+    let export = live.export(caller, asked, resume_token).await.unwrap();
     let parts: Vec<_> = wire::export(export, format, "epoch".into()).collect().await;
     let parts: Vec<_> = parts.into_iter().map(Result::unwrap).collect();
     for part in &parts {

@@ -90,7 +90,7 @@ impl Live {
     /// # Errors
     /// Fields out of bounds, another user's data, a token that cannot be used, too many streams, or
     /// a server that shuts down.
-    pub fn subscribe(
+    pub async fn subscribe(
         &self,
         caller: &Caller,
         asked: Asked,
@@ -101,11 +101,11 @@ impl Live {
         if self.draining.is_cancelled() {
             return Err(Error::ShuttingDown);
         }
-        let place = self.tail.end();
+        let place = self.tail.end().await?;
         let sealer = Sealer::new(
             Kind::Feed,
             self.ledger.secret(),
-            self.ledger.opening(),
+            &self.ledger.opening(),
             &format!("{}\u{0}{filter:?}", caller.tenant),
         );
         let after = match resume_token {

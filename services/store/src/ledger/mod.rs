@@ -377,8 +377,14 @@ pub trait Ledger: reports::Reports + periods::Periods + jobs::Jobs + Send + Sync
     /// stale one.
     async fn last_price_version(&self) -> Result<i64, Error>;
 
-    /// The last position that is on disk. A change wakes those who follow the log.
+    /// A position up to which everything is on disk and nothing is added any more. A change wakes
+    /// those who follow the log. With several writers it may lag behind what was acknowledged, by
+    /// milliseconds.
     fn committed(&self) -> watch::Receiver<i64>;
+
+    /// The position of now: up to it everything is on disk and nothing is added any more, and it
+    /// covers all that this node has acknowledged. Waits until that is so.
+    async fn last_position(&self) -> Result<i64, Error>;
 
     /// Whether anything of a tenant may have been committed after a position; true when it is not
     /// known. Costs no read. False holds up to the position that [`Ledger::committed`] had before
@@ -399,8 +405,9 @@ pub trait Ledger: reports::Reports + periods::Periods + jobs::Jobs + Send + Sync
     /// The key with which tokens are sealed; another one in every ledger.
     fn secret(&self) -> &[u8];
 
-    /// Names this opening of the ledger: another one each time that it is opened.
-    fn opening(&self) -> &str;
+    /// Names this opening of the ledger: another one each time that it, or the server that keeps it,
+    /// is started.
+    fn opening(&self) -> Arc<str>;
 
     /// Whether the position, as it was known in that opening, is one of this ledger: not if the
     /// ledger was restored from a copy since, and the position was given out after the copy was

@@ -356,6 +356,11 @@ impl Ledger for Sqlite {
         self.committed.clone()
     }
 
+    async fn last_position(&self) -> Result<i64, Error> {
+        // The one writer publishes a commit before it answers.
+        Ok(*self.committed.borrow())
+    }
+
     fn touched(&self, tenant: &TenantId, since: i64) -> bool {
         self.touched.since(tenant, since)
     }
@@ -381,7 +386,7 @@ impl Ledger for Sqlite {
         &self.secret
     }
 
-    fn opening(&self) -> &str {
+    fn opening(&self) -> Arc<str> {
         self.openings.current()
     }
 

@@ -1,6 +1,8 @@
 //! When the ledger was opened: what tells the tokens of its own past from those of a future that was
 //! undone by restoring a copy.
 
+use std::sync::Arc;
+
 use sqlx::sqlite::SqliteConnection;
 
 use super::unavailable;
@@ -37,8 +39,8 @@ impl Openings {
     }
 
     /// The one that is open now.
-    pub(super) fn current(&self) -> &str {
-        self.0.last().map_or("", |(opening, _)| opening)
+    pub(super) fn current(&self) -> Arc<str> {
+        self.0.last().map_or("", |(opening, _)| opening).into()
     }
 
     /// Whether a position of that opening still stands: the next opening began no earlier, and the
@@ -59,7 +61,7 @@ mod tests {
     #[test]
     fn a_position_holds_up_to_where_the_next_opening_began() {
         let openings = Openings(vec![("a".into(), 0), ("b".into(), 10), ("c".into(), 15)]);
-        assert_eq!(openings.current(), "c");
+        assert_eq!(&*openings.current(), "c");
         // The file was copied at 10 in opening a, which went on to 20; then the copy took its place.
         assert!(openings.holds("a", 10, 30));
         assert!(!openings.holds("a", 11, 30));

@@ -74,7 +74,7 @@ pub async fn a_void_takes_an_event_out_of_every_figure(ledger: &dyn Ledger) {
         1_044
     );
 
-    let committed = *ledger.committed().borrow();
+    let committed = ledger.last_position().await.unwrap();
     let wanted = void("a", "v1", "gone", "counted twice", T0 + 9);
     match ledger.void(wanted.clone()).await.unwrap() {
         VoidOutcome::Voided { event, already } => {
@@ -87,7 +87,7 @@ pub async fn a_void_takes_an_event_out_of_every_figure(ledger: &dyn Ledger) {
         other => panic!("{other:?}"),
     }
     assert_eq!(
-        *ledger.committed().borrow(),
+        ledger.last_position().await.unwrap(),
         committed + 2,
         "an entry a line"
     );
@@ -285,7 +285,7 @@ pub async fn a_reprice_step_starts_where_its_run_stands(ledger: &dyn Ledger) {
         assert_eq!(totals.cost_nano_usd, cost);
     };
     assert!(ledger.reprice(step(1, None, "one")).await.unwrap());
-    let committed = *ledger.committed().borrow();
+    let committed = ledger.last_position().await.unwrap();
     // Steps from another place than where the run stands: at its start, or further than it came.
     for previous in [None, Some("two")] {
         let refused = step(2, previous, "wrong");
@@ -297,7 +297,7 @@ pub async fn a_reprice_step_starts_where_its_run_stands(ledger: &dyn Ledger) {
         ..step(2, None, "wrong")
     };
     assert!(!ledger.reprice(last.clone()).await.unwrap());
-    assert_eq!(*ledger.committed().borrow(), committed);
+    assert_eq!(ledger.last_position().await.unwrap(), committed);
     stands("one", 5).await;
     assert!(ledger.reprice(step(2, Some("one"), "two")).await.unwrap());
     let last = RepriceStep {

@@ -49,7 +49,7 @@ pub async fn send(ledger: &dyn Ledger, owner: &str, id: &str, lines: usize, pric
 /// Prices what waits for a price; answers how many lines.
 pub async fn reprice(ledger: &dyn Ledger, cost: i64, run: &str) -> usize {
     let all = RepriceQuery::default();
-    let end = *ledger.committed().borrow();
+    let end = ledger.last_position().await.unwrap();
     let waiting = ledger.reprice_candidates(&tenant("a"), &all, 0, end).await;
     let adjustments: Vec<_> = waiting
         .unwrap()
@@ -74,7 +74,7 @@ pub async fn reprice(ledger: &dyn Ledger, cost: i64, run: &str) -> usize {
 
 /// The whole log, read so many positions at a time.
 pub async fn whole(ledger: &dyn Ledger, owner: &str, positions: i64) -> Vec<Arc<Entry>> {
-    let end = *ledger.committed().borrow();
+    let end = ledger.last_position().await.unwrap();
     let (mut at, mut entries) = (0, Vec::new());
     while at < end {
         let page = ledger.log(&tenant(owner), at, positions).await.unwrap();
@@ -161,7 +161,7 @@ pub async fn the_log_folds_to_the_totals(ledger: &dyn Ledger) {
 
     // A void after a reprice takes out the new price; one of several lines is one entry.
     let before = fold(&whole(ledger, "a", 1_000).await);
-    let moment = *ledger.committed().borrow();
+    let moment = ledger.last_position().await.unwrap();
     for id in ["e3", "e6"] {
         take_out(ledger, id).await;
     }
@@ -179,11 +179,11 @@ pub async fn the_log_folds_to_the_totals(ledger: &dyn Ledger) {
     let mut standing = fold(&entries);
     assert!(standing.remove("last").is_some());
     assert_eq!(standing, expected);
-    for positions in 1..=*ledger.committed().borrow() {
+    for positions in 1..=ledger.last_position().await.unwrap() {
         assert_eq!(whole(ledger, "a", positions).await, entries, "{positions}");
     }
     exports_are_of_their_moment(ledger, moment, &before).await;
-    let end = *ledger.committed().borrow();
+    let end = ledger.last_position().await.unwrap();
     let past = ledger.log(&a, end + 5, 10).await.unwrap();
     assert_eq!((past.entries.len(), past.through), (0, end + 5));
 }
@@ -214,7 +214,7 @@ async fn exports_are_of_their_moment(
     assert_eq!(got, expected);
     query.after = None;
     query.limit = 100;
-    query.as_of = *ledger.committed().borrow();
+    query.as_of = ledger.last_position().await.unwrap();
     let now = ledger.export(&tenant("a"), &query).await.unwrap();
     assert_eq!(now.len(), expected.len() + 1 - 2);
     query.include_voided = true;
@@ -385,7 +385,7 @@ pub async fn those_behind_do_not_hold_up_the_one_at_the_end(ledger: impl Ledger)
     assert!(stalled.next().await.is_ok());
     let _ = tokio::time::timeout(Duration::ZERO, stalled.next()).await;
 
-    let mut live = tail.subscribe(&tenant("a"), tail.end());
+    let mut live = tail.subscribe(&tenant("a"), tail.end().await.unwrap());
     send(&*ledger, "a", "now", 1, true).await;
     let page = tokio::time::timeout(PATIENCE, live.next()).await.unwrap();
     assert_eq!(page.unwrap().entries.len(), 1);

@@ -67,7 +67,7 @@ const fn duplicate(recorded_at_us: i64) -> ItemOutcome {
 }
 
 pub async fn items_stand_once(ledger: &dyn Ledger) {
-    let position = *ledger.committed().borrow();
+    let position = ledger.last_position().await.unwrap();
     let done = |id: &str| Item::Tool(tool(id, ToolStatus::Succeeded));
     // Ids of different kinds do not meet; the same id twice in one request is one item.
     let all = vec![done("x"), message("x", 1), champion("x", 1), done("x")];
@@ -85,7 +85,7 @@ pub async fn items_stand_once(ledger: &dyn Ledger) {
     let outcomes = record_items(ledger, "b", vec![message("x", 2)], T0 + 3).await;
     assert_eq!(outcomes, [recorded(T0 + 3)]);
     assert_eq!(
-        *ledger.committed().borrow(),
+        ledger.last_position().await.unwrap(),
         position,
         "items have no position"
     );

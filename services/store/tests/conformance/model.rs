@@ -315,7 +315,7 @@ async fn reprice(
         include_priced,
         ..RepriceQuery::default()
     };
-    let last = *ledger.committed().borrow();
+    let last = ledger.last_position().await.unwrap();
     let found = ledger.reprice_candidates(&owner, &query, 0, last).await;
     let adjustments: Vec<_> = found
         .unwrap()
@@ -443,7 +443,7 @@ async fn compare(ledger: &impl Ledger, reference: &Reference) {
 /// Who folds the log, a few positions at a time, arrives at what stands.
 async fn follow(ledger: &impl Ledger, reference: &Reference) {
     let owner = tenant("a");
-    let last = *ledger.committed().borrow();
+    let last = ledger.last_position().await.unwrap();
     let mut folded: BTreeMap<String, Recorded> = BTreeMap::new();
     let mut after = 0;
     while after < last {

@@ -1,0 +1,186 @@
+-- The production ledger: usage lines, the keys that make recording exactly-once, and the totals that
+-- live in the same transaction. The tables mean what migrations/sqlite says; docs/schema.md tells what
+-- each is for. Every key starts with tenant_id, so that the ledger can be distributed by tenant.
+--
+-- A position is base + (transaction id << 15) + the line's number in its transaction: the order of
+-- positions is the order of transaction ids, and positions have gaps.
+
+-- One row. Another system identifier or database means that a dump was restored here: then the epoch
+-- changes, and base is raised so that new positions follow all that the dump has. Events charged
+-- before sealed_before are refused; writers read the row FOR SHARE, so that raising it waits for them.
+CREATE TABLE ledger_state (
+    id                BIGINT PRIMARY KEY CHECK (id = 1),
+    epoch             TEXT   NOT NULL,
+    secret            BYTEA  NOT NULL,
+    base              BIGINT NOT NULL,
+    sealed_before     BIGINT NOT NULL,
+    system_identifier TEXT   NOT NULL,
+    database_oid      BIGINT NOT NULL
+);
+INSERT INTO ledger_state (id, epoch, secret, base, sealed_before, system_identifier, database_oid)
+SELECT 1, substr(md5(gen_random_uuid()::text), 1, 16),
+       decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'),
+       0, 0, system_identifier::text,
+       (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
+FROM pg_control_system();
+
+-- Each time that the server was started, and the last position before it. A token names the opening in
+-- which it was issued, so that one of a past which a restore or a failover undid is told.
+CREATE TABLE openings (
+    number         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    opening        TEXT   NOT NULL UNIQUE,
+    after_position BIGINT NOT NULL,
+    server_start   BIGINT NOT NULL UNIQUE
+);
+
+-- One row a line, and one for each correction of a line, of the same charge time as the line: all rows
+-- of an event are in one partition. Partitions are calendar months of UTC by charge time; writers make
+-- those that are missing.
+CREATE TABLE usage_lines (
+    position       BIGINT  NOT NULL,
+    tenant_id      TEXT    COLLATE "C" NOT NULL,
+    event_id       TEXT    COLLATE "C" NOT NULL,
+    line           BIGINT  NOT NULL,
+    line_count     BIGINT  NOT NULL,
+    kind           TEXT    COLLATE "C" NOT NULL CHECK (kind IN ('usage', 'void', 'reprice')),
+    of_position    BIGINT,
+    user_id        TEXT    COLLATE "C" NOT NULL,
+    team_id        TEXT    COLLATE "C" NOT NULL,
+    session_id     TEXT    COLLATE "C" NOT NULL,
+    turn           BIGINT,
+    provider       TEXT    COLLATE "C" NOT NULL,
+    model          TEXT    COLLATE "C" NOT NULL,
+    request_time   BIGINT,
+    charge_time    BIGINT  NOT NULL,
+    recorded_at    BIGINT  NOT NULL,
+    requests       BIGINT  NOT NULL,
+    unpriced_lines BIGINT  NOT NULL,
+    input          BIGINT  NOT NULL,
+    cache_read     BIGINT  NOT NULL,
+    cache_write_5m BIGINT  NOT NULL,
+    cache_write_30m BIGINT NOT NULL,
+    cache_write_1h BIGINT  NOT NULL,
+    cache_write_12h BIGINT NOT NULL,
+    cache_write_unspecified BIGINT NOT NULL,
+    output         BIGINT  NOT NULL,
+    reasoning      BIGINT  NOT NULL,
+    input_audio    BIGINT  NOT NULL,
+    input_image    BIGINT  NOT NULL,
+    tool_use_prompt BIGINT NOT NULL,
+    cache_read_audio BIGINT NOT NULL,
+    output_audio   BIGINT  NOT NULL,
+    output_image   BIGINT  NOT NULL,
+    tool_requests  TEXT    COLLATE "C",
+    cost_nano_usd  BIGINT  NOT NULL,
+    cache_saving_nano_usd BIGINT NOT NULL,
+    cache_write_extra_nano_usd BIGINT NOT NULL,
+    price_version  BIGINT,
+    status         TEXT    COLLATE "C" NOT NULL,
+    latency_ms     BIGINT,
+    time_to_first_token_ms BIGINT,
+    service_tier   TEXT    COLLATE "C" NOT NULL,
+    inference_region TEXT  COLLATE "C" NOT NULL,
+    stop_reason    TEXT    COLLATE "C" NOT NULL,
+    thinking_enabled BOOLEAN,
+    thinking_budget_tokens BIGINT,
+    message        TEXT    COLLATE "C",
+    retrieval_ran  BOOLEAN,
+    cases_retrieved BIGINT,
+    succeeded      BOOLEAN,
+    labels         TEXT    COLLATE "C",
+    reservation_id TEXT    COLLATE "C" NOT NULL,
+    correction     TEXT    COLLATE "C",
+    PRIMARY KEY (tenant_id, position, charge_time)
+) PARTITION BY RANGE (charge_time);
+
+CREATE INDEX usage_lines_by_tenant ON usage_lines (tenant_id, charge_time);
+CREATE INDEX usage_lines_by_user ON usage_lines (tenant_id, user_id, charge_time);
+CREATE INDEX usage_lines_by_session ON usage_lines (tenant_id, session_id, charge_time)
+    WHERE session_id <> '';
+CREATE INDEX usage_lines_unpriced ON usage_lines (tenant_id, provider, model, position)
+    WHERE unpriced_lines = 1;
+CREATE INDEX usage_lines_corrections ON usage_lines (tenant_id, of_position)
+    WHERE of_position IS NOT NULL;
+
+-- What has been accepted, kept longer than the lines: an id stands once, whatever is retried. Position
+-- and charge time say where its lines are.
+CREATE TABLE event_keys (
+    tenant_id   TEXT   COLLATE "C" NOT NULL,
+    event_id    TEXT   COLLATE "C" NOT NULL,
+    fingerprint BYTEA  NOT NULL,
+    position    BIGINT NOT NULL,
+    charge_time BIGINT NOT NULL,
+    PRIMARY KEY (tenant_id, event_id)
+);
+
+-- What each transaction wrote for each tenant: where to look in usage_lines for what followed a
+-- position, and whom it concerns. A few rows a transaction, however many events it has.
+CREATE TABLE commits (
+    tenant_id         TEXT   COLLATE "C" NOT NULL,
+    last_position     BIGINT NOT NULL,
+    first_position    BIGINT NOT NULL,
+    first_charge_time BIGINT NOT NULL,
+    last_charge_time  BIGINT NOT NULL,
+    PRIMARY KEY (tenant_id, last_position)
+);
+CREATE INDEX commits_by_position ON commits (last_position);
+
+-- Sums of usage_lines by scope and subject; bucket 0 is the lifetime, any other a quarter-hour counted
+-- from the Unix epoch. Rows are updated all the time: room in each page lets an update stay in it.
+CREATE TABLE usage_totals (
+    tenant_id      TEXT   COLLATE "C" NOT NULL,
+    scope          TEXT   COLLATE "C" NOT NULL
+        CHECK (scope IN ('user', 'team', 'session', 'model')),
+    subject        TEXT   COLLATE "C" NOT NULL,
+    bucket         BIGINT NOT NULL,
+    requests       BIGINT NOT NULL,
+    succeeded      BIGINT NOT NULL,
+    failed         BIGINT NOT NULL,
+    interrupted    BIGINT NOT NULL,
+    input          BIGINT NOT NULL,
+    cache_read     BIGINT NOT NULL,
+    cache_write_5m BIGINT NOT NULL,
+    cache_write_30m BIGINT NOT NULL,
+    cache_write_1h BIGINT NOT NULL,
+    cache_write_12h BIGINT NOT NULL,
+    cache_write_unspecified BIGINT NOT NULL,
+    output         BIGINT NOT NULL,
+    reasoning      BIGINT NOT NULL,
+    input_audio    BIGINT NOT NULL,
+    input_image    BIGINT NOT NULL,
+    tool_use_prompt BIGINT NOT NULL,
+    cache_read_audio BIGINT NOT NULL,
+    output_audio   BIGINT NOT NULL,
+    output_image   BIGINT NOT NULL,
+    tool_requests  BIGINT NOT NULL,
+    cost_nano_usd  BIGINT NOT NULL,
+    cache_saving_nano_usd BIGINT NOT NULL,
+    cache_write_extra_nano_usd BIGINT NOT NULL,
+    lines          BIGINT NOT NULL,
+    unpriced_lines BIGINT NOT NULL,
+    latency_ms     BIGINT NOT NULL,
+    latency_events BIGINT NOT NULL,
+    updated_at     BIGINT NOT NULL,
+    PRIMARY KEY (tenant_id, scope, subject, bucket)
+) WITH (fillfactor = 80);
+
+-- The price book. A version is never changed; a new price is a new version. The tenant '' holds the
+-- prices that ship with the binary.
+CREATE TABLE prices (
+    version        BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id      TEXT   COLLATE "C" NOT NULL,
+    provider       TEXT   COLLATE "C" NOT NULL,
+    model          TEXT   COLLATE "C" NOT NULL,
+    effective_from BIGINT NOT NULL,
+    created_at     BIGINT NOT NULL,
+    price          TEXT   NOT NULL
+);
+CREATE INDEX prices_by_model ON prices (tenant_id, provider, model, effective_from, version);
+
+-- Raised inside the statement that records a group when one of its keys is taken: the statement leaves
+-- nothing behind, and the group is recorded step by step instead.
+CREATE FUNCTION tokenmeter_key_taken() RETURNS BIGINT LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'a key of the group is taken' USING ERRCODE = 'TM001';
+END
+$$;

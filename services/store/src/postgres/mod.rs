@@ -1,0 +1,298 @@
+//! The production ledger: PostgreSQL, written by any number of nodes at once.
+//!
+//! Writers have connections of their own and gather what waits into groups, one statement each.
+//! Everything that has to be seen at once (keys, prices, the log) is read from the primary; questions
+//! may go to a replica.
+
+mod connect;
+mod correct;
+mod export;
+mod horizon;
+mod items;
+mod log;
+mod messages;
+mod migrate;
+mod prices;
+mod read;
+mod reports;
+mod requests;
+mod service;
+mod sessions;
+mod tools;
+mod writer;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgPool;
+use tokenmeter_model::id::TenantId;
+use tokenmeter_model::price::Price;
+use tokenmeter_model::totals::Totals;
+use tokio::sync::watch;
+
+pub use self::migrate::{MIGRATIONS, Pending, migrate, pending};
+
+use self::connect::State;
+use self::horizon::Horizon;
+use self::writer::Writers;
+use crate::ledger::correction::{
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
+    VoidOutcome,
+};
+use crate::ledger::items::{ItemOutcome, ItemSubmission};
+use crate::ledger::{
+    Error, EventQuery, Ledger, Outcome, Range, Recorded, ServiceQuery, ServiceUsage, Session,
+    StoredPrice, Subject, Submission, UnpricedPage, log as ledger_log,
+};
+
+/// How the ledger is used.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `postgres://…` of the primary. Sessions are needed: no pooling by transaction.
+    pub url: String,
+    /// `postgres://…` of a replica that answers questions; none asks the primary.
+    pub replica: Option<String>,
+    /// Connections that write, 1 to 16.
+    pub writers: u32,
+    /// Events that one transaction takes at most, whole calls aside, 1 to 1,000.
+    pub group_events: usize,
+    /// Events and items that may wait for a writer; more are refused with [`Error::Overloaded`].
+    pub queue_events: usize,
+    /// Connections that read, for each of primary and replica.
+    pub readers: u32,
+    /// Takes a server that has `fsync` or `synchronous_commit` off, which loses what it acknowledged.
+    pub unsafe_durability: bool,
+    /// Brings the schema to the newest version first; otherwise an older one is refused.
+    pub migrate: bool,
+}
+
+impl Config {
+    /// The defaults of everything but where it is.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            replica: None,
+            writers: 2,
+            group_events: 1_000,
+            queue_events: 16_384,
+            readers: 20,
+            unsafe_durability: false,
+            migrate: true,
+        }
+    }
+}
+
+/// The ledger in a PostgreSQL database.
+pub struct Postgres {
+    /// The primary: whatever has to be seen at once.
+    primary: PgPool,
+    /// Questions: the replica's, or the primary again.
+    readers: PgPool,
+    state: Arc<State>,
+    writers: Writers,
+    horizon: Horizon,
+}
+
+impl Postgres {
+    /// Opens the ledger: migrates if asked to, checks that the server keeps what it commits, opens the
+    /// writers.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the server cannot be reached, is not durable, or has a schema of
+    /// another version; the text names no password.
+    pub async fn open(config: &Config) -> Result<Self, Error> {
+        if config.migrate {
+            migrate(&config.url).await?;
+        }
+        let primary = connect::pool(&config.url, config.readers).await?;
+        let readers = match &config.replica {
+            Some(replica) => connect::pool(replica, config.readers).await?,
+            None => primary.clone(),
+        };
+        let state = Arc::new(connect::State::read(config, &primary).await?);
+        let horizon = Horizon::start(config, Arc::clone(&state)).await?;
+        let writers = Writers::start(config, Arc::clone(&state), horizon.nudge()).await?;
+        Ok(Self {
+            primary,
+            readers,
+            state,
+            writers,
+            horizon,
+        })
+    }
+}
+
+/// What PostgreSQL could not do. A figure past 64 bits is the caller's; the rest is ours.
+fn unavailable(error: sqlx::Error) -> Error {
+    // numeric_value_out_of_range
+    const OUT_OF_RANGE: &str = "22003";
+    match error.as_database_error().and_then(|error| error.code()) {
+        Some(code) if code == OUT_OF_RANGE => Error::OutOfRange(error.to_string()),
+        _ => Error::Unavailable(error.to_string()),
+    }
+}
+
+#[async_trait]
+impl Ledger for Postgres {
+    async fn record(&self, batch: Arc<[Submission]>) -> Result<Vec<Result<Outcome, Error>>, Error> {
+        self.writers.record(batch).await
+    }
+
+    async fn totals_of(
+        &self,
+        tenant: &TenantId,
+        subject: Subject<'_>,
+        ranges: &[Option<Range>],
+    ) -> Result<Vec<Totals>, Error> {
+        read::totals_of(&self.readers, tenant.as_str(), subject, ranges).await
+    }
+
+    async fn session(&self, tenant: &TenantId, session_id: &str) -> Result<Option<Session>, Error> {
+        service::session(&self.readers, tenant.as_str(), session_id).await
+    }
+
+    async fn service_usage(
+        &self,
+        tenant: &TenantId,
+        query: &ServiceQuery,
+    ) -> Result<ServiceUsage, Error> {
+        service::usage(&self.readers, tenant.as_str(), query).await
+    }
+
+    async fn events(&self, tenant: &TenantId, query: &EventQuery) -> Result<Vec<Recorded>, Error> {
+        read::events(&self.readers, tenant.as_str(), query).await
+    }
+
+    async fn unpriced(
+        &self,
+        tenant: &TenantId,
+        after: Option<(&str, &str)>,
+        limit: i64,
+    ) -> Result<UnpricedPage, Error> {
+        read::unpriced(&self.readers, tenant.as_str(), after, limit).await
+    }
+
+    async fn record_items(&self, batch: Arc<[ItemSubmission]>) -> Result<Vec<ItemOutcome>, Error> {
+        self.writers.record_items(batch).await
+    }
+
+    async fn void(&self, void: Void) -> Result<VoidOutcome, Error> {
+        self.writers.void(void).await
+    }
+
+    async fn reprice_candidates(
+        &self,
+        tenant: &TenantId,
+        query: &RepriceQuery,
+        after: i64,
+        through: i64,
+    ) -> Result<Vec<RepriceCandidate>, Error> {
+        read::reprice_candidates(&self.primary, tenant.as_str(), query, after, through).await
+    }
+
+    async fn reprice(&self, step: RepriceStep) -> Result<bool, Error> {
+        self.writers.reprice(step).await
+    }
+
+    async fn remembered(
+        &self,
+        tenant: &TenantId,
+        request_id: &str,
+    ) -> Result<Option<Remembered>, Error> {
+        requests::find(&self.primary, tenant.as_str(), request_id).await
+    }
+
+    async fn add_prices(
+        &self,
+        tenant: Option<&TenantId>,
+        prices: Vec<Price>,
+        now_us: i64,
+    ) -> Result<Vec<(i64, bool)>, Error> {
+        let tenant = tenant.map(TenantId::as_str).unwrap_or_default();
+        prices::add(&self.primary, tenant, prices, now_us).await
+    }
+
+    async fn set_prices(&self, set: PriceSet) -> Result<PricesOutcome, Error> {
+        prices::set(&self.primary, set).await
+    }
+
+    async fn prices(
+        &self,
+        tenant: &TenantId,
+        after_version: i64,
+    ) -> Result<Vec<StoredPrice>, Error> {
+        prices::read(&self.primary, tenant.as_str(), after_version).await
+    }
+
+    async fn last_price_version(&self) -> Result<i64, Error> {
+        prices::last_version(&self.primary).await
+    }
+
+    fn committed(&self) -> watch::Receiver<i64> {
+        self.horizon.committed()
+    }
+
+    async fn last_position(&self) -> Result<i64, Error> {
+        self.horizon.last_position().await
+    }
+
+    fn touched(&self, tenant: &TenantId, since: i64) -> bool {
+        self.horizon.touched(tenant, since)
+    }
+
+    async fn log(
+        &self,
+        tenant: &TenantId,
+        after: i64,
+        positions: i64,
+    ) -> Result<ledger_log::Page, Error> {
+        log::page(
+            &self.primary,
+            &self.horizon,
+            tenant.as_str(),
+            after,
+            positions,
+        )
+        .await
+    }
+
+    async fn export(
+        &self,
+        tenant: &TenantId,
+        query: &ledger_log::ExportQuery,
+    ) -> Result<Vec<Recorded>, Error> {
+        export::page(&self.readers, tenant.as_str(), query).await
+    }
+
+    fn secret(&self) -> &[u8] {
+        &self.state.secret
+    }
+
+    fn opening(&self) -> Arc<str> {
+        self.state.opening()
+    }
+
+    fn holds(&self, opening: &str, position: i64) -> bool {
+        let committed = *self.horizon.committed().borrow();
+        self.state.holds(opening, position, committed)
+    }
+
+    fn epoch(&self) -> &str {
+        &self.state.epoch
+    }
+
+    fn schema_version(&self) -> i64 {
+        migrate::newest()
+    }
+
+    async fn check(&self) -> Result<(), Error> {
+        self.writers.check().await
+    }
+
+    async fn close(&self) {
+        self.writers.close().await;
+        self.horizon.close().await;
+        self.readers.close().await;
+        self.primary.close().await;
+    }
+}

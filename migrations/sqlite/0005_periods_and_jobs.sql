@@ -22,6 +22,9 @@ CREATE TABLE periods (
 CREATE INDEX periods_to_settle ON periods (start_time)
     WHERE settled_before IS NULL OR settled_before < end_time;
 
+-- A user's uses of tools in a month.
+CREATE INDEX tool_invocations_by_user ON tool_invocations (tenant_id, user_id, start_time);
+
 -- Periodic jobs, one row for each that ever ran. Until lease_until nobody else may take one; each
 -- taking has a new generation. last_key is the last period that was done, as 2026-07. A row that says
 -- running after lease_until is of a node that died.

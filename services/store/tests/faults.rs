@@ -60,6 +60,14 @@ fn invariants_turn_red_against_planted_faults() {
         let stall = stall_sqlite(&kept).await;
         conformance::bounded(ledger, stall).await;
     });
+    turns_red(Planted::RunEverywhere, || async {
+        let (ledger, _kept) = open_sqlite().await;
+        conformance::jobs::exactly_one_node_does_a_job(&ledger).await;
+    });
+    turns_red(Planted::ReopenPeriods, || async {
+        let (ledger, _kept) = open_sqlite().await;
+        conformance::periods::what_was_closed_never_changes(&ledger).await;
+    });
     for fault in [Planted::SkipTotals, Planted::SkipVoidTotals] {
         turns_red_alone(fault, || {
             conformance::model::totals_equal_the_reference_at_every_step(open_sqlite);

@@ -9,9 +9,11 @@ mod correct;
 mod export;
 mod horizon;
 mod items;
+mod jobs;
 mod log;
 mod messages;
 mod migrate;
+mod periods;
 mod prices;
 mod read;
 mod reports;
@@ -36,8 +38,8 @@ use self::connect::State;
 use self::horizon::Horizon;
 use self::writer::Writers;
 use crate::ledger::correction::{
-    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
-    VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Request,
+    Void, VoidOutcome,
 };
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
@@ -200,6 +202,10 @@ impl Ledger for Postgres {
         request_id: &str,
     ) -> Result<Option<Remembered>, Error> {
         requests::find(&self.primary, tenant.as_str(), request_id).await
+    }
+
+    async fn remember(&self, request: Request, answer: String) -> Result<Remembered, Error> {
+        requests::remember(&self.primary, &request, answer).await
     }
 
     async fn add_prices(

@@ -4,7 +4,9 @@ mod corrections;
 pub mod feed;
 pub mod idle;
 pub mod items;
+pub mod jobs;
 pub mod model;
+pub mod periods;
 pub mod reports;
 mod under_load;
 

@@ -15,9 +15,12 @@ use tonic::{Request, Response, Status};
 
 use crate::deadline;
 use crate::error::Error;
+use crate::jobs::JobAdmin;
 use crate::prices::{Import, PriceAdmin, PriceQuery};
 use crate::reprice::{Report, Reprice, RepriceAdmin};
+use crate::rollover::RolloverAdmin;
 use crate::status::StatusAdmin;
+use crate::wire;
 
 /// Most models in the answer to a reprice run.
 const MAX_MODELS: usize = 1_000;
@@ -27,7 +30,16 @@ pub struct Grpc {
     prices: PriceAdmin,
     reprice: RepriceAdmin,
     status: StatusAdmin,
+    upkeep: Upkeep,
     request_timeout: Duration,
+}
+
+/// What keeps the ledger in order.
+pub struct Upkeep {
+    /// Closes months.
+    pub rollover: RolloverAdmin,
+    /// Tells of the periodic jobs.
+    pub jobs: JobAdmin,
 }
 
 impl Grpc {
@@ -36,12 +48,14 @@ impl Grpc {
         prices: PriceAdmin,
         reprice: RepriceAdmin,
         status: StatusAdmin,
+        upkeep: Upkeep,
         request_timeout: Duration,
     ) -> Self {
         Self {
             prices,
             reprice,
             status,
+            upkeep,
             request_timeout,
         }
     }
@@ -236,6 +250,34 @@ impl AdminService for Grpc {
         };
         let report = self.reprice.reprice(&caller, &asked, budget).await?;
         Ok(Response::new(repriced(report)))
+    }
+
+    async fn rollover(
+        &self,
+        request: Request<v1::RolloverRequest>,
+    ) -> Result<Response<v1::RolloverResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let v1::RolloverRequest {
+            request_id,
+            period_id,
+            dry_run,
+        } = request.into_inner();
+        let rollover = &self.upkeep.rollover;
+        let done = rollover
+            .rollover(&caller, &request_id, &period_id, dry_run)
+            .await?;
+        Ok(Response::new(wire::rolled_over(done)))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        Caller::of(request.extensions())?;
+        let jobs = self.upkeep.jobs.list().await?;
+        Ok(Response::new(v1::ListJobsResponse {
+            jobs: jobs.into_iter().map(wire::job).collect(),
+        }))
     }
 
     async fn get_status(

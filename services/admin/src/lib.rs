@@ -1,17 +1,22 @@
-//! Administration: the price book, what waits for a price, and how the server is.
+//! Administration: the price book, what waits for a price, upkeep, and how the server is.
 //!
-//! The rule of this crate: `grpc.rs` converts, calls, converts back; `prices.rs`, `reprice.rs`
-//! and `status.rs` know no proto.
+//! The rule of this crate: `grpc.rs` converts, calls, converts back; the other files
+//! know no proto.
 
 mod deadline;
 mod error;
 mod grpc;
+mod jobs;
 mod prices;
 mod reprice;
+mod rollover;
 mod status;
+mod wire;
 
 pub use error::Error;
-pub use grpc::Grpc;
+pub use grpc::{Grpc, Upkeep};
+pub use jobs::{Due, Job, JobAdmin, Plan, Schedule};
 pub use prices::{Changes, Imported, PriceAdmin, Problem};
 pub use reprice::{ModelReport, Report, Reprice, RepriceAdmin};
+pub use rollover::{RolledOver, RolloverAdmin};
 pub use status::{Dependency, Probe, Status, StatusAdmin};

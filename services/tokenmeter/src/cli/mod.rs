@@ -7,6 +7,7 @@ mod events;
 mod export;
 mod files;
 mod import;
+mod jobs;
 mod json;
 mod normalize;
 mod prices;
@@ -83,6 +84,14 @@ enum Command {
     ///
     /// Example: tokenmeter reprice --provider openai --from 2026-07-01
     Reprice(corrections::RepriceArgs),
+    /// Close a month of every user with usage in it, as the monthly job does.
+    ///
+    /// Example: tokenmeter rollover --period 2026-07 --dry-run
+    Rollover(jobs::RolloverArgs),
+    /// The periodic jobs: how each ran last, and when it runs next.
+    ///
+    /// Example: tokenmeter jobs --output json
+    Jobs,
     /// Totals of a user, a session, or all models.
     #[command(subcommand)]
     Usage(usage::UsageCommand),
@@ -136,6 +145,8 @@ async fn dispatch(cli: Cli) -> Result<(), Error> {
         Command::Top(args) => top::run(args, &client, output).await,
         Command::Void(args) => corrections::void(args, &client, output).await,
         Command::Reprice(args) => corrections::reprice(args, &client, output).await,
+        Command::Rollover(args) => jobs::rollover(args, &client, output).await,
+        Command::Jobs => jobs::list(&client, output).await,
         Command::Usage(command) => usage::run(command, &client, output).await,
         Command::Events(command) => events::run(command, &client, output).await,
         Command::Prices(command) => prices::run(command, &client, output).await,
@@ -210,6 +221,8 @@ mod tests {
             "tokenmeter void e --reason r --request-id i",
             "tokenmeter reprice --from 2026-01-01 --provider p --model m --include-priced --dry-run",
             "tokenmeter reprice --yes --request-id i",
+            "tokenmeter rollover --period 2026-07 --dry-run --request-id i",
+            "tokenmeter jobs",
             "tokenmeter events list --user u --session s --model m --limit 3",
             "tokenmeter prices list --provider p --all-versions",
             "tokenmeter prices import f --dry-run --provider p --provider q --problems",

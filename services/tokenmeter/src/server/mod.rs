@@ -3,6 +3,7 @@
 mod call;
 mod guard;
 mod health;
+mod jobs;
 mod metrics;
 mod page;
 mod process;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokenmeter_admin::{PriceAdmin, Probe, RepriceAdmin, StatusAdmin};
+use tokenmeter_admin::{
+    JobAdmin, PriceAdmin, Probe, RepriceAdmin, RolloverAdmin, StatusAdmin, Upkeep,
+};
 use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
 use tokenmeter_api::streams::Streams;
@@ -15,7 +17,7 @@ use tokenmeter_metering::stream::{Rules, UNREAD_LIMIT};
 use tokenmeter_metering::{Metering, StreamSettings};
 use tokenmeter_model::price::shipped;
 use tokenmeter_store::books::Books;
-use tokenmeter_store::clock;
+use tokenmeter_store::clock::{self, Clock};
 use tokenmeter_store::ledger::Ledger;
 use tokenmeter_store::sqlite::Sqlite;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +29,7 @@ use tower::layer::util::{Identity, Stack};
 
 use super::guard::GuardLayer;
 use super::health::{self, Health};
+use super::jobs;
 use crate::config::{Config, ServeRole};
 
 /// Everything outside the network.
@@ -203,16 +206,26 @@ fn add_services(
                 );
                 let reprice =
                     RepriceAdmin::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
+                let upkeep = upkeep(config, ledger, &clock);
                 let timeout = config.request_timeout;
-                let grpc = tokenmeter_admin::Grpc::new(prices, reprice, status, timeout);
+                let grpc = tokenmeter_admin::Grpc::new(prices, reprice, status, upkeep, timeout);
                 routes.add_service(tuned!(AdminServiceServer::new(grpc), config));
             }
         }
     }
 }
 
+/// What keeps the ledger in order, by request.
+fn upkeep(config: &Config, ledger: &Arc<dyn Ledger>, clock: &Clock) -> Upkeep {
+    let (zone, clock) = (&config.zone, || Arc::clone(clock));
+    Upkeep {
+        rollover: RolloverAdmin::new(Arc::clone(ledger), clock(), zone.clone()),
+        jobs: JobAdmin::new(Arc::clone(ledger), clock(), zone.clone(), jobs::plans()),
+    }
+}
+
 /// The host's name where it has one, and the process.
-fn node_id() -> String {
+pub(super) fn node_id() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}/{}", host.trim(), std::process::id())
 }

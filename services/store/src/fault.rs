@@ -24,6 +24,12 @@ pub enum Planted {
     RunEverywhere,
     /// Closed periods follow what comes later: breaks that they never change.
     ReopenPeriods,
+    /// The end of the log passes transactions that are still open: breaks feed_complete.
+    PassOpenTransactions,
+    /// A dump that was restored is taken for the database it was made of: breaks feed_complete.
+    ForgetRestore,
+    /// A node hears of no commits but its own: breaks feed_complete.
+    DeafToOthers,
 }
 
 #[cfg(feature = "planted-faults")]

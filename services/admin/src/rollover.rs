@@ -191,7 +191,7 @@ impl RolloverAdmin {
         loop {
             let tenants = self.ledger.tenants(after.as_ref(), TENANTS).await?;
             for tenant in &tenants {
-                let Some(first) = self.ledger.oldest_event(tenant).await? else {
+                let Some(first) = self.ledger.oldest_kept(tenant).await? else {
                     continue;
                 };
                 let mut month = self.month_at(first.max(from_us));

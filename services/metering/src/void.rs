@@ -76,6 +76,7 @@ impl Metering {
                     already,
                 })
             }
+            VoidOutcome::TooOld { oldest_us } => Err(Error::TooOld { oldest_us }),
             VoidOutcome::NotFound => Err(Error::NoEvent(event_id)),
             VoidOutcome::RequestConflict => Err(Error::RequestConflict(request_id)),
         }

@@ -68,7 +68,11 @@ fn invariants_turn_red_against_planted_faults() {
         let (ledger, _kept) = open_sqlite().await;
         conformance::periods::what_was_closed_never_changes(&ledger).await;
     });
-    for fault in [Planted::SkipTotals, Planted::SkipVoidTotals] {
+    for fault in [
+        Planted::SkipTotals,
+        Planted::SkipVoidTotals,
+        Planted::DropUnsealed,
+    ] {
         turns_red_alone(fault, || {
             conformance::model::totals_equal_the_reference_at_every_step(open_sqlite);
         });

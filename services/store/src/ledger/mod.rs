@@ -5,7 +5,9 @@ pub mod items;
 pub mod jobs;
 pub mod log;
 pub mod periods;
+pub mod reconcile;
 pub mod reports;
+pub mod retention;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,6 +67,11 @@ pub enum Outcome {
     /// Its id stands there with another payload, this one; nothing changed. `voided` says whether
     /// that event is in force.
     Conflict(Box<Recorded>),
+    /// Its charge time is sealed, or its id stands for an event that was dropped; nothing changed.
+    TooOld {
+        /// The earliest charge time that is accepted, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
 }
 
 /// Whose totals.
@@ -251,6 +258,12 @@ pub enum Error {
     /// The values do not fit the ledger, such as a total past 64 bits; nothing was changed.
     #[error("ledger refused the values: {0}")]
     OutOfRange(String),
+    /// The events that the answer would be made of are sealed; what begins here or later is kept.
+    #[error("ledger keeps events from {oldest_us} on")]
+    NotRetained {
+        /// The earliest charge time that is kept, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
     /// A row is not what this version writes.
     #[error("ledger holds a row that cannot be read: {0}")]
     Corrupt(String),
@@ -263,6 +276,9 @@ impl Error {
             Self::Unavailable(_) => Fault::Unavailable,
             Self::Overloaded(_) => Fault::Overloaded,
             Self::OutOfRange(_) => Fault::OutOfRange,
+            Self::NotRetained { oldest_us } => Fault::NotRetained {
+                oldest_us: *oldest_us,
+            },
             Self::Corrupt(_) => Fault::Corrupt,
         }
     }
@@ -272,7 +288,16 @@ impl Error {
 ///
 /// Every method is atomic. `record` acknowledges only what is on disk.
 #[async_trait]
-pub trait Ledger: reports::Reports + periods::Periods + jobs::Jobs + Send + Sync + 'static {
+pub trait Ledger:
+    reports::Reports
+    + retention::Retention
+    + reconcile::Reconciling
+    + periods::Periods
+    + jobs::Jobs
+    + Send
+    + Sync
+    + 'static
+{
     /// Records a batch; one outcome a submission, in order. A bad one never fails the others.
     async fn record(&self, batch: Arc<[Submission]>) -> Result<Vec<Result<Outcome, Error>>, Error>;
 
@@ -347,8 +372,9 @@ pub trait Ledger: reports::Reports + periods::Periods + jobs::Jobs + Send + Sync
         request_id: &str,
     ) -> Result<Option<Remembered>, Error>;
 
-    /// Remembers a request whose work is safe to do twice, with its answer; answers what stands under
-    /// its name, which is another when it was remembered before.
+    /// Remembers a request with its answer, unless its name stands already. Answers what stands: the
+    /// same, what an earlier call was answered, or another request. For work that is safe to repeat
+    /// and in no one transaction.
     async fn remember(&self, request: Request, answer: String) -> Result<Remembered, Error>;
 
     /// Adds prices to a tenant's book, or with no tenant to the shipped ones. A price that stands

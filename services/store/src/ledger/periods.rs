@@ -321,10 +321,6 @@ pub trait Periods: Send + Sync + 'static {
     /// called once nothing can be recorded before that time any more, and before what was is dropped.
     /// Answers how many periods were settled; safe to repeat.
     async fn settle_periods(&self, before_us: i64) -> Result<i64, Error>;
-
-    /// The earliest charge time of a tenant's events that are kept, in microseconds since the Unix
-    /// epoch; none when there is no event.
-    async fn oldest_event(&self, tenant: &TenantId) -> Result<Option<i64>, Error>;
 }
 
 #[cfg(test)]

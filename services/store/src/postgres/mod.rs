@@ -22,6 +22,7 @@ mod service;
 mod sessions;
 mod sums;
 mod tools;
+mod upkeep;
 mod writer;
 
 use std::sync::Arc;

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::AssertSqlSafe;
 use tokenmeter_model::id::TenantId;
 
-use super::lines::corrupt;
 use super::{Sqlite, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::Error;
 use crate::ledger::jobs::{Ending, JobState, Jobs, Lease};
+use crate::rows;
 
 /// The clock, in microseconds since the Unix epoch, as SQL.
 const NOW: &str = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)";
@@ -105,7 +104,7 @@ impl Jobs for Sqlite {
         let sql = format!("SELECT *, lease_until > {NOW} AS held FROM jobs ORDER BY name");
         let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&self.readers);
         let rows = rows.await.map_err(unavailable)?;
-        rows.iter().map(|row| read(row).map_err(corrupt)).collect()
+        rows.iter().map(rows::jobs::read).collect()
     }
 
     async fn tenants(&self, after: Option<&TenantId>, limit: i64) -> Result<Vec<TenantId>, Error> {
@@ -119,23 +118,6 @@ impl Jobs for Sqlite {
         ids.collect::<Result<_, _>>()
             .map_err(|error| Error::Corrupt(error.to_string()))
     }
-}
-
-fn read(row: &SqliteRow) -> Result<JobState, sqlx::Error> {
-    let held: bool = row.try_get("held")?;
-    Ok(JobState {
-        job: row.try_get("name")?,
-        node: row.try_get("node")?,
-        running: held && row.try_get("running")?,
-        free: !held,
-        lease_until_us: row.try_get("lease_until")?,
-        last_start_us: row.try_get("last_start")?,
-        last_end_us: row.try_get("last_end")?,
-        succeeded: row.try_get("succeeded")?,
-        detail: row.try_get("detail")?,
-        last_key: row.try_get("last_key")?,
-        failures: row.try_get("failures")?,
-    })
 }
 
 fn micros(duration: Duration) -> i64 {

@@ -12,7 +12,7 @@ use tokenmeter_model::bounds::MAX_LINES;
 use tokenmeter_model::price::Quote;
 
 use super::read::by_position;
-use super::unavailable;
+use super::{retention, unavailable};
 use crate::ledger::log::{Change, Entry, Page};
 use crate::ledger::{Error, Recorded, Voided};
 use crate::rows::Row as _;
@@ -20,6 +20,9 @@ use crate::rows::events::{self, add_quote};
 
 /// Rows that a page is made of at most, so that its memory is bounded however long the range is.
 const MAX_ROWS: usize = 256;
+
+/// Who reads on after what was dropped would miss something, and is told so when it comes back.
+const DROPPED: &str = "a part of the log after this position was dropped by retention";
 
 /// One page of a tenant's log, from one snapshot.
 pub(super) async fn page(
@@ -29,6 +32,9 @@ pub(super) async fn page(
     positions: i64,
 ) -> Result<Page, Error> {
     let mut snapshot = pool.begin().await.map_err(unavailable)?;
+    if after < retention::log_start(&mut *snapshot, tenant).await? {
+        return Err(Error::Unavailable(DROPPED.into()));
+    }
     let last: i64 = sqlx::query_scalar("SELECT last_position FROM ledger_state WHERE id = 1")
         .fetch_one(&mut *snapshot)
         .await

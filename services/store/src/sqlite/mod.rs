@@ -14,12 +14,15 @@ mod openings;
 mod periods;
 mod prices;
 mod read;
+mod reconcile;
 mod reports;
 mod requests;
+mod retention;
 mod service;
 mod sessions;
 mod tools;
 mod totals;
+mod upkeep;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -308,8 +311,10 @@ impl Ledger for Sqlite {
     }
 
     async fn remember(&self, request: Request, answer: String) -> Result<Remembered, Error> {
-        self.write(move |connection| {
-            Box::pin(async move { requests::remember(connection, &request, answer).await })
+        self.ask(|reply| Job::Remember {
+            request,
+            answer,
+            reply,
         })
         .await
     }

@@ -32,7 +32,7 @@ pub(super) async fn find(
     .transpose()
 }
 
-/// Remembers a request with its answer, unless it is remembered; answers what is.
+/// Remembers a request with its answer unless its name stands; answers what stands. One transaction.
 pub(super) async fn remember(
     connection: &mut SqliteConnection,
     request: &Request,

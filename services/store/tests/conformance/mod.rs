@@ -7,7 +7,9 @@ pub mod items;
 pub mod jobs;
 pub mod model;
 pub mod periods;
+pub mod reconcile;
 pub mod reports;
+pub mod retention;
 mod under_load;
 
 #[allow(unused_imports)] // the planted faults run a part of the suite

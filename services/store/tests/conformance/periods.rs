@@ -353,8 +353,6 @@ pub async fn periods_page_newest_first(ledger: &dyn Ledger) {
     assert_eq!(of(T0, CLOSED).await.unwrap().as_ref(), names.last());
     assert_eq!(of(T0, CLOSED - 1).await.unwrap(), None);
     assert_eq!(of(at, CLOSED).await.unwrap(), None);
-    assert_eq!(ledger.oldest_event(&owner).await.unwrap(), Some(T0));
-    assert_eq!(ledger.oldest_event(&tenant("b")).await.unwrap(), None);
 }
 
 pub async fn adjustments_are_bounded(ledger: &dyn Ledger) {

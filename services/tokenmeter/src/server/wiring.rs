@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokenmeter_admin::{
-    JobAdmin, PriceAdmin, Probe, RepriceAdmin, RolloverAdmin, StatusAdmin, Upkeep,
+    JobAdmin, PriceAdmin, Probe, ReconcileAdmin, RepriceAdmin, RetentionAdmin, RolloverAdmin,
+    StatusAdmin, Upkeep,
 };
 use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
@@ -31,6 +32,9 @@ use super::guard::GuardLayer;
 use super::health::{self, Health};
 use super::jobs;
 use crate::config::{Config, ServeRole};
+
+/// How long events are kept, in days.
+const RETENTION_DAYS: i64 = 90;
 
 /// Everything outside the network.
 pub(crate) struct Node {
@@ -220,6 +224,8 @@ fn upkeep(config: &Config, ledger: &Arc<dyn Ledger>, clock: &Clock) -> Upkeep {
     let (zone, clock) = (&config.zone, || Arc::clone(clock));
     Upkeep {
         rollover: RolloverAdmin::new(Arc::clone(ledger), clock(), zone.clone()),
+        retention: RetentionAdmin::new(Arc::clone(ledger), clock(), zone.clone(), RETENTION_DAYS),
+        reconcile: ReconcileAdmin::new(Arc::clone(ledger), clock()),
         jobs: JobAdmin::new(Arc::clone(ledger), clock(), zone.clone(), jobs::plans()),
     }
 }

@@ -20,6 +20,8 @@ mod import_files;
 mod items;
 mod lifecycle;
 mod metrics;
+mod migrate;
+mod ready;
 mod reflection;
 mod rust_client;
 mod stream_usage;

@@ -61,6 +61,12 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
+            async fn stretches_have_so_many_lines() {
+                let (ledger, _kept) = $open().await;
+                conformance::stretches::stretches_have_so_many_lines(&ledger).await;
+            }
+
+            #[tokio::test]
             async fn items_stand_once() {
                 let (ledger, _kept) = $open().await;
                 conformance::items::items_stand_once(&ledger).await;

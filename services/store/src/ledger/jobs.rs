@@ -90,6 +90,10 @@ pub trait Jobs: Send + Sync + 'static {
     /// Every job that ever ran, by name.
     async fn jobs(&self) -> Result<Vec<JobState>, Error>;
 
+    /// Makes room for the usage of the calendar month of a time (in microseconds since the Unix epoch)
+    /// and of the one after it, ahead of its need, where the ledger keeps months apart. Safe to repeat.
+    async fn make_room(&self, now_us: i64) -> Result<(), Error>;
+
     /// Tenants with usage, in their order, after `after`.
     async fn tenants(&self, after: Option<&TenantId>, limit: i64) -> Result<Vec<TenantId>, Error>;
 }

@@ -359,6 +359,16 @@ pub trait Ledger:
         through: i64,
     ) -> Result<Vec<RepriceCandidate>, Error>;
 
+    /// Where a stretch of the log ends that begins after a position, goes no further than `until`, and
+    /// has at most `lines` lines of the tenant: what a run goes through in one step.
+    async fn stretch(
+        &self,
+        tenant: &TenantId,
+        after: i64,
+        until: i64,
+        lines: i64,
+    ) -> Result<i64, Error>;
+
     /// Posts the compensating entries of a step and remembers how far its run has come. All or
     /// nothing: answers false, and nothing changed, when the run has come further than the caller
     /// saw (a step that nobody waits for any more may still be posted), when a line's quote is no
@@ -449,6 +459,11 @@ pub trait Ledger:
 
     /// Answers when the ledger can write; the error says why it can not.
     async fn check(&self) -> Result<(), Error>;
+
+    /// Answers when the ledger can be read; the error says why it can not.
+    async fn check_reads(&self) -> Result<(), Error> {
+        self.last_price_version().await.map(drop)
+    }
 
     /// Waits until everything accepted is on disk and closes the store.
     async fn close(&self);

@@ -37,6 +37,10 @@ const WRITER_TIMEOUTS: [(&str, &str); 3] = [
     ("lock_timeout", "5s"),
     ("idle_in_transaction_session_timeout", "10s"),
 ];
+/// How a connection that reads is set. A statement ends before the call that waits for it does by
+/// default, so that nobody's question keeps a connection busy for nothing; and plans are cheap beside
+/// what compiling them costs.
+const READER_SETTINGS: [(&str, &str); 2] = [("statement_timeout", "25s"), ("jit", "off")];
 
 /// What the database says of itself.
 pub(super) struct State {
@@ -308,7 +312,7 @@ pub(super) async fn pool(url: &str, connections: u32) -> Result<PgPool, Error> {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_with(options(url)?)
+        .connect_with(options(url)?.options(READER_SETTINGS))
         .await
         .map_err(unavailable)
 }

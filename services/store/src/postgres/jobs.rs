@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
 use tokenmeter_model::id::TenantId;
 
-use super::{Postgres, unavailable};
+use super::{Postgres, partitions, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::Error;
 use crate::ledger::jobs::{Ending, JobState, Jobs, Lease};
@@ -90,6 +90,12 @@ impl Jobs for Postgres {
         let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&self.primary);
         let rows = rows.await.map_err(unavailable)?;
         rows.iter().map(rows::jobs::read).collect()
+    }
+
+    async fn make_room(&self, now_us: i64) -> Result<(), Error> {
+        let mut connection = self.primary.acquire().await.map_err(unavailable)?;
+        partitions::ahead(&mut connection, now_us).await?;
+        Ok(())
     }
 
     async fn tenants(&self, after: Option<&TenantId>, limit: i64) -> Result<Vec<TenantId>, Error> {

@@ -7,15 +7,21 @@
 mod connect;
 mod correct;
 mod export;
+mod failure;
+mod group;
 mod horizon;
 mod items;
 mod jobs;
+mod link;
 mod log;
 mod messages;
 mod migrate;
+mod partitions;
 mod periods;
 mod prices;
+mod reach;
 mod read;
+mod records;
 mod reports;
 mod requests;
 mod service;
@@ -34,7 +40,9 @@ use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
 use tokio::sync::watch;
 
-pub use self::migrate::{MIGRATIONS, Pending, migrate, pending};
+pub use self::migrate::MIGRATIONS;
+pub(crate) use self::migrate::{migrate, missing};
+pub use self::reach::is_reached;
 
 use self::connect::State;
 use self::horizon::Horizon;
@@ -199,6 +207,16 @@ impl Ledger for Postgres {
         read::reprice_candidates(&self.primary, tenant.as_str(), query, after, through).await
     }
 
+    async fn stretch(
+        &self,
+        tenant: &TenantId,
+        after: i64,
+        until: i64,
+        lines: i64,
+    ) -> Result<i64, Error> {
+        read::stretch(&self.primary, tenant.as_str(), after, until, lines).await
+    }
+
     async fn reprice(&self, step: RepriceStep) -> Result<bool, Error> {
         self.writers.reprice(step).await
     }
@@ -274,7 +292,7 @@ impl Ledger for Postgres {
         tenant: &TenantId,
         query: &ledger_log::ExportQuery,
     ) -> Result<Vec<Recorded>, Error> {
-        export::page(&self.readers, tenant.as_str(), query).await
+        export::page(&self.readers, &self.primary, tenant.as_str(), query).await
     }
 
     fn secret(&self) -> &[u8] {
@@ -304,6 +322,11 @@ impl Ledger for Postgres {
 
     async fn check(&self) -> Result<(), Error> {
         self.writers.check().await
+    }
+
+    async fn check_reads(&self) -> Result<(), Error> {
+        let answer = sqlx::query("SELECT 1").execute(&self.readers).await;
+        answer.map(drop).map_err(unavailable)
     }
 
     async fn close(&self) {

@@ -43,24 +43,30 @@ pub(super) async fn totals_of(
         Subject::Session(id) => ("session", "session_id", id),
     };
     let (buckets, edges) = parts(subject, ranges);
-    let sql = include_str!("queries/totals_of.sql")
-        .replace("{sums}", &sums::of_totals())
-        .replace("{line_sums}", &sums::of_lines())
-        .replace("{column}", column);
-    let rows = sqlx::query(AssertSqlSafe(sql))
+    let mut sums = Vec::new();
+    if !buckets.is_empty() {
+        let parts = values(&buckets, FIRST_PART);
+        let sql = include_str!("queries/bucket_sums.sql").replace("{parts}", &parts);
+        sums.push(sql.replace("{sums}", &sums::of_totals()));
+    }
+    if !edges.is_empty() {
+        let parts = values(&edges, FIRST_PART + 2 * buckets.len());
+        let sql = include_str!("queries/edge_sums.sql").replace("{parts}", &parts);
+        let sql = sql.replace("{line_sums}", &sums::of_lines());
+        sums.push(sql.replace("{column}", column));
+    }
+    let mut answers = vec![Totals::default(); ranges.len()];
+    if sums.is_empty() {
+        return Ok(answers);
+    }
+    let mut query = sqlx::query(AssertSqlSafe(sums.join(" UNION ALL ")))
         .bind(tenant)
         .bind(scope)
-        .bind(id)
-        .bind(buckets.numbers)
-        .bind(buckets.first)
-        .bind(buckets.past)
-        .bind(edges.numbers)
-        .bind(edges.first)
-        .bind(edges.past)
-        .fetch_all(pool)
-        .await
-        .map_err(unavailable)?;
-    let mut answers = vec![Totals::default(); ranges.len()];
+        .bind(id);
+    for (_, (from, to)) in buckets.iter().chain(&edges) {
+        query = query.bind(*from).bind(*to);
+    }
+    let rows = query.fetch_all(pool).await.map_err(unavailable)?;
     for row in &rows {
         let number: i64 = row.value(0)?;
         let answer = usize::try_from(number)
@@ -74,28 +80,16 @@ pub(super) async fn totals_of(
     Ok(answers)
 }
 
-/// Stretches of buckets or of times, each of a numbered range.
-#[derive(Default)]
-struct Parts {
-    numbers: Vec<i64>,
-    first: Vec<i64>,
-    past: Vec<i64>,
-}
+/// A stretch of buckets or of times, `[from, to)`, and the number of the range that it is a part of.
+type Part = (usize, (i64, i64));
 
-impl Parts {
-    fn add(&mut self, number: i64, (first, past): (i64, i64)) {
-        if first < past {
-            self.numbers.push(number);
-            self.first.push(first);
-            self.past.push(past);
-        }
-    }
-}
+/// The parameter that the first stretch begins with; tenant, scope and subject stand before it.
+const FIRST_PART: usize = 4;
 
 /// The whole buckets of ranges, and their ragged edges.
-fn parts(subject: Subject<'_>, ranges: &[Option<Range>]) -> (Parts, Parts) {
-    let (mut buckets, mut edges) = (Parts::default(), Parts::default());
-    for (number, range) in (0..).zip(ranges) {
+fn parts(subject: Subject<'_>, ranges: &[Option<Range>]) -> (Vec<Part>, Vec<Part>) {
+    let (mut buckets, mut edges) = (Vec::new(), Vec::new());
+    for (number, range) in ranges.iter().enumerate() {
         let split = match (range, subject) {
             (None, _) => LIFETIME,
             // Sessions keep no buckets: all of the range comes from their lines.
@@ -106,11 +100,25 @@ fn parts(subject: Subject<'_>, ranges: &[Option<Range>]) -> (Parts, Parts) {
             },
             (Some(range), _) => split(range.from_us, range.to_us),
         };
-        buckets.add(number, split.buckets);
-        edges.add(number, split.before);
-        edges.add(number, split.after);
+        buckets.push((number, split.buckets));
+        edges.push((number, split.before));
+        edges.push((number, split.after));
+    }
+    for parts in [&mut buckets, &mut edges] {
+        parts.retain(|(_, (from, to))| from < to);
     }
     (buckets, edges)
+}
+
+/// Rows of VALUES for stretches that are bound from the parameter `next` on. As rows, not as arrays,
+/// because then the planner knows how few they are, and keeps one plan for all callers.
+fn values(parts: &[Part], next: usize) -> String {
+    let rows: Vec<_> = (next..)
+        .step_by(2)
+        .zip(parts)
+        .map(|(at, (number, _))| format!("({number}::BIGINT, ${at}, ${})", at + 1))
+        .collect();
+    rows.join(", ")
 }
 
 /// All time is the one bucket 0.
@@ -243,7 +251,7 @@ fn of_event(row: &str) -> String {
 
 /// Makes events of the rows that event_rows.sql reads, with their own quotes, and gives back the rows
 /// of their corrections.
-pub(super) fn split_rows(rows: Vec<PgRow>) -> Result<(Vec<Recorded>, Vec<PgRow>), Error> {
+fn split_rows(rows: Vec<PgRow>) -> Result<(Vec<Recorded>, Vec<PgRow>), Error> {
     let (mut lines, mut corrections) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
         match row.value::<&str>("kind")? {
@@ -254,14 +262,16 @@ pub(super) fn split_rows(rows: Vec<PgRow>) -> Result<(Vec<Recorded>, Vec<PgRow>)
     Ok((events::events(lines)?, corrections))
 }
 
-/// The rows of the events that begin at these places (position and charge time).
-async fn rows_at(
+/// The events that begin at these places (position and charge time), by position, as they stood right
+/// after `through`.
+pub(super) async fn events_at(
     connection: &mut PgConnection,
     tenant: &str,
     places: &[(i64, i64)],
-) -> Result<(Vec<Recorded>, Vec<PgRow>), Error> {
+    through: i64,
+) -> Result<HashMap<i64, Recorded>, Error> {
     if places.is_empty() {
-        return Ok((Vec::new(), Vec::new()));
+        return Ok(HashMap::new());
     }
     let (positions, times): (Vec<i64>, Vec<i64>) = places.iter().copied().unzip();
     let rows = sqlx::query(concat!(
@@ -276,36 +286,9 @@ async fn rows_at(
     .fetch_all(connection)
     .await
     .map_err(unavailable)?;
-    split_rows(rows)
-}
-
-/// The events that begin at these places (position and charge time), by position, as they stood right
-/// after `through`.
-pub(super) async fn events_at(
-    connection: &mut PgConnection,
-    tenant: &str,
-    places: &[(i64, i64)],
-    through: i64,
-) -> Result<HashMap<i64, Recorded>, Error> {
-    let (mut events, corrections) = rows_at(connection, tenant, places).await?;
+    let (mut events, corrections) = split_rows(rows)?;
     Corrections::of(&corrections, through)?.apply(&mut events);
-    Ok(by_position(events))
-}
-
-/// The events that begin at these places (position and charge time), by position, as they were first
-/// recorded, each with whether it was voided since.
-pub(super) async fn first_records(
-    connection: &mut PgConnection,
-    tenant: &str,
-    places: &[(i64, i64)],
-) -> Result<HashMap<i64, Recorded>, Error> {
-    let (mut events, corrections) = rows_at(connection, tenant, places).await?;
-    Corrections::of(&corrections, i64::MAX)?.apply_voids(&mut events);
-    Ok(by_position(events))
-}
-
-fn by_position(events: Vec<Recorded>) -> HashMap<i64, Recorded> {
-    events.into_iter().map(|one| (one.position, one)).collect()
+    Ok(events.into_iter().map(|one| (one.position, one)).collect())
 }
 
 /// Models with lines that wait for a price.
@@ -335,6 +318,30 @@ pub(super) async fn unpriced(
         models,
         total_lines,
     })
+}
+
+/// The position of the last of so many lines of a tenant after a position, or `until` if there are
+/// fewer before it.
+pub(super) async fn stretch(
+    pool: &PgPool,
+    tenant: &str,
+    after: i64,
+    until: i64,
+    lines: i64,
+) -> Result<i64, Error> {
+    let end: Option<i64> = sqlx::query_scalar(
+        "SELECT position FROM usage_lines \
+         WHERE tenant_id = $1 AND position > $2 AND position <= $3 \
+         ORDER BY position OFFSET $4 LIMIT 1",
+    )
+    .bind(tenant)
+    .bind(after)
+    .bind(until)
+    .bind(lines.max(1) - 1)
+    .fetch_optional(pool)
+    .await
+    .map_err(unavailable)?;
+    Ok(end.unwrap_or(until))
 }
 
 /// Lines to price anew.

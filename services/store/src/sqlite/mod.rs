@@ -53,6 +53,7 @@ use crate::ledger::{
     StoredPrice, Subject, Submission, UnpricedPage, log as ledger_log,
 };
 use crate::metrics;
+use crate::migrate::told;
 use crate::openings::{Openings, Stands};
 use crate::touched::Touched;
 
@@ -88,41 +89,8 @@ impl Sqlite {
     /// [`Error::Unavailable`] when the file or its folder cannot be used, or was migrated by a
     /// newer version.
     pub async fn open(path: &Path) -> Result<Self, Error> {
-        let folder = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder {
-            tokio::fs::create_dir_all(folder)
-                .await
-                .map_err(|error| Error::Unavailable(format!("{}: {error}", folder.display())))?;
-        }
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(match is_planted(Planted::NoSync) {
-                true => SqliteSynchronous::Off,
-                false => SqliteSynchronous::Full,
-            })
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT)
-            // Small groups touch a page or two for each row of each index and total, and a commit
-            // writes every page that it touched: smaller pages write less. 64 MiB stay cached.
-            .page_size(4_096)
-            .pragma("cache_size", "-65536")
-            // A group touches more pages than the default of 1,000, so that nearly every commit
-            // would checkpoint. At 64 MiB, pages that many groups touch are copied back once.
-            .pragma("wal_autocheckpoint", "16384")
-            .pragma("journal_size_limit", "67108864");
-        let mut connection: SqliteConnection = options
-            .clone()
-            .create_if_missing(true)
-            .connect()
-            .await
-            .map_err(unavailable)?;
-        MIGRATIONS
-            .run(&mut connection)
-            .await
-            .map_err(|error| Error::Unavailable(error.to_string()))?;
+        let mut connection = make(path).await?;
+        MIGRATIONS.run(&mut connection).await.map_err(told)?;
         let (epoch, secret, last_position) =
             sqlx::query_as("SELECT epoch, secret, last_position FROM ledger_state WHERE id = 1")
                 .fetch_one(&mut connection)
@@ -131,7 +99,11 @@ impl Sqlite {
         let openings = openings::begin(&mut connection, last_position).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .connect_with(options.read_only(true).pragma("cache_size", READER_CACHE))
+            .connect_with(
+                options(path)
+                    .read_only(true)
+                    .pragma("cache_size", READER_CACHE),
+            )
             .await
             .map_err(unavailable)?;
         let (jobs, waiting) = mpsc::channel(MAX_QUEUED_EVENTS);
@@ -195,6 +167,41 @@ impl Sqlite {
 
 /// Work with the writer's connection.
 type Writing<'c, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'c>>;
+
+/// How the file is opened.
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(match is_planted(Planted::NoSync) {
+            true => SqliteSynchronous::Off,
+            false => SqliteSynchronous::Full,
+        })
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        // Small groups touch a page or two for each row of each index and total, and a commit
+        // writes every page that it touched: smaller pages write less. 64 MiB stay cached.
+        .page_size(4_096)
+        .pragma("cache_size", "-65536")
+        // A group touches more pages than the default of 1,000, so that nearly every commit would
+        // checkpoint. At 64 MiB, pages that many groups touch are copied back once.
+        .pragma("wal_autocheckpoint", "16384")
+        .pragma("journal_size_limit", "67108864")
+}
+
+/// A connection that writes to the file, which is made with its folder when it is absent.
+pub(crate) async fn make(path: &Path) -> Result<SqliteConnection, Error> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder {
+        tokio::fs::create_dir_all(folder)
+            .await
+            .map_err(|error| Error::Unavailable(format!("{}: {error}", folder.display())))?;
+    }
+    let options = options(path).create_if_missing(true);
+    options.connect().await.map_err(unavailable)
+}
 
 fn closed() -> Error {
     Error::Unavailable("the ledger is closed".into())
@@ -296,6 +303,17 @@ impl Ledger for Sqlite {
         through: i64,
     ) -> Result<Vec<RepriceCandidate>, Error> {
         read::reprice_candidates(&self.readers, tenant.as_str(), query, after, through).await
+    }
+
+    async fn stretch(
+        &self,
+        _tenant: &TenantId,
+        after: i64,
+        until: i64,
+        lines: i64,
+    ) -> Result<i64, Error> {
+        // Positions have no gaps: so many positions are at most so many lines.
+        Ok(until.min(after.saturating_add(lines)))
     }
 
     async fn reprice(&self, step: RepriceStep) -> Result<bool, Error> {

@@ -24,7 +24,7 @@ fn sums(totals: Totals) -> Totals {
 }
 
 /// An event with every figure set, in a session, a team and two models.
-fn rich(id: &str) -> Event {
+pub(super) fn rich(id: &str) -> Event {
     let mut first = line("claude-a", 100, 50);
     first.counts.cache_read = 7;
     first.counts.cache_write.ttl_1h = 3;

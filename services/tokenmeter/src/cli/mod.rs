@@ -9,6 +9,7 @@ mod files;
 mod import;
 mod jobs;
 mod json;
+mod migrate;
 mod normalize;
 mod prices;
 mod render;
@@ -61,6 +62,10 @@ enum Command {
     /// Print or check the server's configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Bring the ledger to the newest schema; needs no server.
+    ///
+    /// Example: tokenmeter migrate --dry-run
+    Migrate(migrate::MigrateArgs),
     /// Record usage from files.
     #[command(subcommand)]
     Import(import::ImportCommand),
@@ -139,6 +144,7 @@ async fn dispatch(cli: Cli) -> Result<(), Error> {
     match command {
         Command::Serve(args) => server::serve(args).await.map_err(Error::other),
         Command::Config(command) => config::run(command).map_err(Error::other),
+        Command::Migrate(args) => migrate::run(args, output).await,
         Command::Import(command) => import::run(command, &client, output).await,
         Command::Export(args) => export::run(&args, &client, output).await,
         Command::Watch(args) => watch::run(*args, &client, output).await,
@@ -202,6 +208,7 @@ mod tests {
             "tokenmeter serve",
             "tokenmeter config print",
             "tokenmeter config check",
+            "tokenmeter migrate --dry-run --ledger sqlite:t.db --output json",
             "tokenmeter --server h:1 import provider-jsonl f --user u --label a=b --label c=d",
             "tokenmeter import provider-jsonl f --server h:1 --report json --strict --restart",
             "tokenmeter import events-jsonl f.gz --team t --strict",

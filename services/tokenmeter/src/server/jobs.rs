@@ -12,13 +12,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
-use tokenmeter_admin::{Due, Plan, RolloverAdmin};
+use tokenmeter_admin::{Due, Plan, ReconcileAdmin, RolloverAdmin};
 use tokenmeter_model::zone::Zone;
-use tokenmeter_store::clock::Clock;
+use tokenmeter_store::clock::{self, Clock};
 use tokenmeter_store::ledger::jobs::{Ending, JobState, Jobs, Lease};
+use tokenmeter_store::ledger::{Ledger, retention};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+
+use crate::config::{Address, Config};
 
 /// How often a node looks what is due.
 const TICK: Duration = Duration::from_secs(10);
@@ -30,6 +33,8 @@ const RENEW: Duration = Duration::from_secs(20);
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 /// The longest that it waits.
 const LAST_RETRY: Duration = Duration::from_secs(3_600);
+/// Days of retention where everything is kept: none of the ledger is as old.
+pub(super) const KEPT_FOR_EVER: i64 = 36_500;
 /// Longest text about a run, in bytes.
 const MAX_DETAIL: usize = 500;
 
@@ -52,9 +57,54 @@ pub(super) fn describe() {
     );
 }
 
-/// The jobs that nodes of this configuration run.
-pub(super) fn plans() -> Vec<Plan> {
-    vec![Plan::ROLLOVER]
+/// The jobs of nodes with this configuration: not retention where all is kept, and partitions where
+/// the ledger has some.
+pub(super) fn plans(config: &Config) -> Vec<Plan> {
+    let mut plans = vec![Plan::ROLLOVER, Plan::RECONCILIATION];
+    if config.retention_days.is_some() {
+        plans.push(Plan::RETENTION);
+    }
+    if matches!(config.ledger, Address::Postgres(_)) {
+        plans.push(Plan::PARTITIONS);
+    }
+    plans
+}
+
+/// Begins to run the jobs of a configuration, until told to stop.
+pub(super) fn start(
+    config: &Config,
+    ledger: &Arc<dyn Ledger>,
+    node: String,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
+    let (clock, zone) = (clock::system(), config.zone.clone());
+    let rollover = RolloverAdmin::new(Arc::clone(ledger), Arc::clone(&clock), zone.clone());
+    let task = |plan: Plan| Task {
+        plan,
+        work: match plan {
+            Plan::RETENTION => Arc::new(Retention {
+                ledger: Arc::clone(ledger),
+                rollover: rollover.clone(),
+                clock: Arc::clone(&clock),
+                zone: zone.clone(),
+                days: config.retention_days.map_or(KEPT_FOR_EVER, i64::from),
+            }),
+            Plan::RECONCILIATION => {
+                let admin = ReconcileAdmin::new(Arc::clone(ledger), Arc::clone(&clock));
+                Arc::new(Reconciliation(admin)) as Arc<dyn Work>
+            }
+            Plan::PARTITIONS => Arc::new(Partitions(Arc::clone(ledger), Arc::clone(&clock))),
+            _ => Arc::new(Rollover(rollover.clone())),
+        },
+    };
+    let runner = Runner {
+        ledger: Arc::clone(ledger) as Arc<dyn Jobs>,
+        clock: Arc::clone(&clock),
+        zone: zone.clone(),
+        node,
+        tasks: plans(config).into_iter().map(task).collect(),
+    };
+    tokio::spawn(runner.run(stop))
 }
 
 /// What a job does. It may be dropped at any await, and done again.
@@ -65,13 +115,71 @@ pub(super) trait Work: Send + Sync + 'static {
 }
 
 /// Closes months.
-pub(super) struct Rollover(pub(super) RolloverAdmin);
+struct Rollover(RolloverAdmin);
 
 #[async_trait]
 impl Work for Rollover {
     async fn run(&self) -> Result<String, String> {
         let done = self.0.close_last_months().await;
         done.map_err(|error| error.to_string())
+    }
+}
+
+/// Drops what is older than retention.
+struct Retention {
+    ledger: Arc<dyn Ledger>,
+    rollover: RolloverAdmin,
+    clock: Clock,
+    zone: Zone,
+    days: i64,
+}
+
+#[async_trait]
+impl Work for Retention {
+    async fn run(&self) -> Result<String, String> {
+        let before_us = retention::cut((self.clock)(), self.days, &self.zone);
+        // What was used in a month is not known any more once its events are dropped.
+        let closed = self.rollover.close_before(retention::month_of(before_us));
+        let closed = closed.await.map_err(|error| error.to_string())?;
+        let (mut events, mut other_rows) = (0, 0);
+        loop {
+            let step = self.ledger.purge(before_us, false).await;
+            let step = step.map_err(|error| error.to_string())?;
+            for dropped in step.tenants.values() {
+                events += dropped.events;
+                other_rows += dropped.other_rows;
+            }
+            if step.complete {
+                let before = self.zone.date(step.sealed_before_us);
+                return Ok(format!(
+                    "{events} events and {other_rows} other rows from before {before} dropped, \
+                     {closed} periods closed before that"
+                ));
+            }
+        }
+    }
+}
+
+/// Compares every total with its events.
+struct Reconciliation(ReconcileAdmin);
+
+#[async_trait]
+impl Work for Reconciliation {
+    async fn run(&self) -> Result<String, String> {
+        let done = self.0.reconcile_all().await;
+        done.map_err(|error| error.to_string())
+    }
+}
+
+/// Makes the partitions of this month and the next.
+struct Partitions(Arc<dyn Ledger>, Clock);
+
+#[async_trait]
+impl Work for Partitions {
+    async fn run(&self) -> Result<String, String> {
+        let made = self.0.make_room((self.1)()).await;
+        made.map_err(|error| error.to_string())?;
+        Ok("the partitions of this month and the next are there".to_owned())
     }
 }
 

@@ -20,7 +20,6 @@ use tokenmeter_model::price::shipped;
 use tokenmeter_store::books::Books;
 use tokenmeter_store::clock::{self, Clock};
 use tokenmeter_store::ledger::Ledger;
-use tokenmeter_store::sqlite::Sqlite;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
 use tonic::service::RoutesBuilder;
@@ -30,11 +29,9 @@ use tower::layer::util::{Identity, Stack};
 
 use super::guard::GuardLayer;
 use super::health::{self, Health};
-use super::jobs;
+use super::jobs::{self, KEPT_FOR_EVER};
+use super::ledger::{self, LedgerProbe, Opened};
 use crate::config::{Config, ServeRole};
-
-/// How long events are kept, in days.
-const RETENTION_DAYS: i64 = 90;
 
 /// Everything outside the network.
 pub(crate) struct Node {
@@ -42,8 +39,8 @@ pub(crate) struct Node {
     pub(crate) health: Health,
     pub(crate) guard: GuardLayer,
     pub(crate) ledger: Arc<dyn Ledger>,
-    /// Held as long as the process serves: see [`lock`].
-    pub(crate) _alone: std::fs::File,
+    /// Held as long as the process serves.
+    pub(crate) _alone: Option<std::fs::File>,
 }
 
 /// Opens the ports and puts the services on them.
@@ -51,12 +48,7 @@ pub(crate) struct Node {
 /// # Errors
 /// Why a port could not be opened.
 pub(crate) async fn build(config: &Config, draining: CancellationToken) -> Result<Node, String> {
-    let alone = lock(&config.ledger)?;
-    let ledger: Arc<dyn Ledger> = Arc::new(
-        Sqlite::open(&config.ledger)
-            .await
-            .map_err(|error| format!("ledger: {}: {error}", config.ledger.display()))?,
-    );
+    let Opened { ledger, alone } = ledger::open(config).await?;
     ship_prices(&*ledger).await?;
     let (health, health_server) = health::start(&config.roles, Arc::clone(&ledger)).await;
     let mut routes = RoutesBuilder::default();
@@ -83,27 +75,6 @@ pub(crate) async fn build(config: &Config, draining: CancellationToken) -> Resul
         ledger,
         _alone: alone,
     })
-}
-
-/// Makes sure that no other process serves this file. Counters and feed are in memory, so a second
-/// node would not know of the first one's. The system lets go of the lock however the process ends.
-fn lock(ledger: &std::path::Path) -> Result<std::fs::File, String> {
-    let told = |error: std::io::Error| format!("ledger: {}: {error}", ledger.display());
-    let mut path = ledger.as_os_str().to_owned();
-    path.push(".lock");
-    if let Some(folder) = ledger.parent() {
-        std::fs::create_dir_all(folder).map_err(told)?;
-    }
-    let file = std::fs::File::create(&path).map_err(told)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(format!(
-            "ledger: {} is served by another process; sqlite: and memory: are for one node, give \
-             this one a file of its own",
-            ledger.display()
-        )),
-        Err(std::fs::TryLockError::Error(error)) => Err(told(error)),
-    }
 }
 
 /// The prices that ship with this version; those that stand already keep their versions.
@@ -195,7 +166,10 @@ fn add_services(
                     PriceAdmin::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
                 let status = StatusAdmin::new(
                     vec![
-                        Box::new(LedgerProbe(Arc::clone(ledger))),
+                        Box::new(LedgerProbe {
+                            ledger: Arc::clone(ledger),
+                            backend: config.ledger.backend(),
+                        }),
                         Box::new(InMemory("counters")),
                         Box::new(InMemory("feed")),
                     ],
@@ -215,6 +189,8 @@ fn add_services(
                 let grpc = tokenmeter_admin::Grpc::new(prices, reprice, status, upkeep, timeout);
                 routes.add_service(tuned!(AdminServiceServer::new(grpc), config));
             }
+            // Periodic work answers no calls.
+            ServeRole::Jobs => {}
         }
     }
 }
@@ -222,11 +198,12 @@ fn add_services(
 /// What keeps the ledger in order, by request.
 fn upkeep(config: &Config, ledger: &Arc<dyn Ledger>, clock: &Clock) -> Upkeep {
     let (zone, clock) = (&config.zone, || Arc::clone(clock));
+    let days = config.retention_days.map_or(KEPT_FOR_EVER, i64::from);
     Upkeep {
         rollover: RolloverAdmin::new(Arc::clone(ledger), clock(), zone.clone()),
-        retention: RetentionAdmin::new(Arc::clone(ledger), clock(), zone.clone(), RETENTION_DAYS),
+        retention: RetentionAdmin::new(Arc::clone(ledger), clock(), zone.clone(), days),
         reconcile: ReconcileAdmin::new(Arc::clone(ledger), clock()),
-        jobs: JobAdmin::new(Arc::clone(ledger), clock(), zone.clone(), jobs::plans()),
+        jobs: JobAdmin::new(Arc::clone(ledger), clock(), zone.clone(), jobs::plans(config)),
     }
 }
 
@@ -234,23 +211,6 @@ fn upkeep(config: &Config, ledger: &Arc<dyn Ledger>, clock: &Clock) -> Upkeep {
 pub(super) fn node_id() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}/{}", host.trim(), std::process::id())
-}
-
-struct LedgerProbe(Arc<dyn Ledger>);
-
-#[async_trait]
-impl Probe for LedgerProbe {
-    fn name(&self) -> &'static str {
-        "ledger"
-    }
-
-    fn backend(&self) -> &'static str {
-        "sqlite"
-    }
-
-    async fn check(&self) -> Result<(), String> {
-        self.0.check().await.map_err(|error| error.to_string())
-    }
 }
 
 /// A port that lives in this process: it works as long as anything does.

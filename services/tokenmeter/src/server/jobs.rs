@@ -21,7 +21,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Address, Config};
+use tokenmeter_store::address::Address;
+
+use crate::config::Config;
 
 /// How often a node looks what is due.
 const TICK: Duration = Duration::from_secs(10);

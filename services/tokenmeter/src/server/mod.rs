@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
-use crate::config::{Config, Raw, ServeArgs};
+use crate::config::{Config, Raw, ServeArgs, ServeRole};
 
 /// How long the ledger may take to write what it accepted, whatever is left of the grace period.
 const FLUSH_AT_LEAST: Duration = Duration::from_secs(5);

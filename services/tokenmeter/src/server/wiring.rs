@@ -203,7 +203,12 @@ fn upkeep(config: &Config, ledger: &Arc<dyn Ledger>, clock: &Clock) -> Upkeep {
         rollover: RolloverAdmin::new(Arc::clone(ledger), clock(), zone.clone()),
         retention: RetentionAdmin::new(Arc::clone(ledger), clock(), zone.clone(), days),
         reconcile: ReconcileAdmin::new(Arc::clone(ledger), clock()),
-        jobs: JobAdmin::new(Arc::clone(ledger), clock(), zone.clone(), jobs::plans(config)),
+        jobs: JobAdmin::new(
+            Arc::clone(ledger),
+            clock(),
+            zone.clone(),
+            jobs::plans(config),
+        ),
     }
 }
 

@@ -57,13 +57,18 @@ pub struct RetentionAdmin {
     ledger: Arc<dyn Ledger>,
     clock: Clock,
     zone: Zone,
-    retention_days: i64,
+    retention_days: Option<u32>,
 }
 
 impl RetentionAdmin {
     /// A service over a ledger that keeps events for so many days, and those of the current month of
-    /// `zone`.
-    pub fn new(ledger: Arc<dyn Ledger>, clock: Clock, zone: Zone, retention_days: i64) -> Self {
+    /// `zone`; none keeps all for ever.
+    pub fn new(
+        ledger: Arc<dyn Ledger>,
+        clock: Clock,
+        zone: Zone,
+        retention_days: Option<u32>,
+    ) -> Self {
         Self {
             ledger,
             clock,
@@ -144,7 +149,13 @@ impl RetentionAdmin {
     fn check(&self, asked: &Purge, now_us: i64) -> Result<i64, Error> {
         let mut out = Vec::new();
         bounds::required_text("request_id", &asked.request_id, &mut out);
-        let latest = cut(now_us, self.retention_days, &self.zone);
+        let Some(days) = self.retention_days else {
+            let text = "has no bound, because retention_days is 0 and events are kept for ever; set it \
+                        to the days to keep";
+            out.push(Violation::new("before", text));
+            return Err(Error::Invalid(out));
+        };
+        let latest = cut(now_us, days.into(), &self.zone);
         let before_us = asked.before_us.unwrap_or(latest);
         if month_of(before_us) > month_of(latest) {
             let text = format!(

@@ -149,7 +149,7 @@ async fn resume_at(
     let (opening, place) = sealer.open(token)?;
     let position: i64 = place.parse().map_err(|_| TokenError::Invalid)?;
     let start = ledger.log_start(tenant).await?;
-    match position >= start && ledger.holds(opening, position).await? {
+    match ledger.holds(opening, position).await? && position >= start {
         true => Ok(position),
         false => Err(sealer.expired(&start.to_string()).into()),
     }

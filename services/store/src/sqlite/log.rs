@@ -9,10 +9,7 @@ use super::read::by_position;
 use super::{retention, unavailable};
 use crate::history::{self, MAX_ROWS, Past, small};
 use crate::ledger::Error;
-use crate::ledger::log::Page;
-
-/// Who reads on after what was dropped would miss something, and is told so when it comes back.
-const DROPPED: &str = "a part of the log after this position was dropped by retention";
+use crate::ledger::log::{DROPPED, Page};
 
 /// One page of a tenant's log, from one snapshot.
 pub(super) async fn page(

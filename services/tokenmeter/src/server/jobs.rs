@@ -35,8 +35,6 @@ const RENEW: Duration = Duration::from_secs(20);
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 /// The longest that it waits.
 const LAST_RETRY: Duration = Duration::from_secs(3_600);
-/// Days of retention where everything is kept: none of the ledger is as old.
-pub(super) const KEPT_FOR_EVER: i64 = 36_500;
 /// Longest text about a run, in bytes.
 const MAX_DETAIL: usize = 500;
 
@@ -61,15 +59,29 @@ pub(super) fn describe() {
 
 /// The jobs of nodes with this configuration: not retention where all is kept, and partitions where
 /// the ledger has some.
-pub(super) fn plans(config: &Config) -> Vec<Plan> {
-    let mut plans = vec![Plan::ROLLOVER, Plan::RECONCILIATION];
-    if config.retention_days.is_some() {
-        plans.push(Plan::RETENTION);
+pub(super) fn tasks(config: &Config, ledger: &Arc<dyn Ledger>) -> Vec<Task> {
+    let (clock, zone) = (clock::system(), config.zone.clone());
+    let rollover = RolloverAdmin::new(Arc::clone(ledger), Arc::clone(&clock), zone.clone());
+    let reconcile = ReconcileAdmin::new(Arc::clone(ledger), Arc::clone(&clock));
+    let mut tasks = vec![
+        Task::new(Plan::ROLLOVER, Rollover(rollover.clone())),
+        Task::new(Plan::RECONCILIATION, Reconciliation(reconcile)),
+    ];
+    if let Some(days) = config.retention_days {
+        let work = Retention {
+            ledger: Arc::clone(ledger),
+            rollover,
+            clock: Arc::clone(&clock),
+            zone,
+            days: days.into(),
+        };
+        tasks.push(Task::new(Plan::RETENTION, work));
     }
     if matches!(config.ledger, Address::Postgres(_)) {
-        plans.push(Plan::PARTITIONS);
+        let work = Partitions(Arc::clone(ledger), clock);
+        tasks.push(Task::new(Plan::PARTITIONS, work));
     }
-    plans
+    tasks
 }
 
 /// Begins to run the jobs of a configuration, until told to stop.
@@ -79,32 +91,12 @@ pub(super) fn start(
     node: String,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
-    let (clock, zone) = (clock::system(), config.zone.clone());
-    let rollover = RolloverAdmin::new(Arc::clone(ledger), Arc::clone(&clock), zone.clone());
-    let task = |plan: Plan| Task {
-        plan,
-        work: match plan {
-            Plan::RETENTION => Arc::new(Retention {
-                ledger: Arc::clone(ledger),
-                rollover: rollover.clone(),
-                clock: Arc::clone(&clock),
-                zone: zone.clone(),
-                days: config.retention_days.map_or(KEPT_FOR_EVER, i64::from),
-            }),
-            Plan::RECONCILIATION => {
-                let admin = ReconcileAdmin::new(Arc::clone(ledger), Arc::clone(&clock));
-                Arc::new(Reconciliation(admin)) as Arc<dyn Work>
-            }
-            Plan::PARTITIONS => Arc::new(Partitions(Arc::clone(ledger), Arc::clone(&clock))),
-            _ => Arc::new(Rollover(rollover.clone())),
-        },
-    };
     let runner = Runner {
         ledger: Arc::clone(ledger) as Arc<dyn Jobs>,
-        clock: Arc::clone(&clock),
-        zone: zone.clone(),
+        clock: clock::system(),
+        zone: config.zone.clone(),
         node,
-        tasks: plans(config).into_iter().map(task).collect(),
+        tasks: tasks(config, ledger),
     };
     tokio::spawn(runner.run(stop))
 }
@@ -190,6 +182,15 @@ impl Work for Partitions {
 pub(super) struct Task {
     pub(super) plan: Plan,
     pub(super) work: Arc<dyn Work>,
+}
+
+impl Task {
+    fn new(plan: Plan, work: impl Work) -> Self {
+        Self {
+            plan,
+            work: Arc::new(work),
+        }
+    }
 }
 
 /// Runs the jobs of a node.

@@ -29,7 +29,7 @@ use tower::layer::util::{Identity, Stack};
 
 use super::guard::GuardLayer;
 use super::health::{self, Health};
-use super::jobs::{self, KEPT_FOR_EVER};
+use super::jobs;
 use super::ledger::{self, LedgerProbe, Opened};
 use crate::config::{Config, ServeRole};
 
@@ -198,17 +198,16 @@ fn add_services(
 /// What keeps the ledger in order, by request.
 fn upkeep(config: &Config, ledger: &Arc<dyn Ledger>, clock: &Clock) -> Upkeep {
     let (zone, clock) = (&config.zone, || Arc::clone(clock));
-    let days = config.retention_days.map_or(KEPT_FOR_EVER, i64::from);
+    let plans = jobs::tasks(config, ledger)
+        .iter()
+        .map(|task| task.plan)
+        .collect();
+    let days = config.retention_days;
     Upkeep {
         rollover: RolloverAdmin::new(Arc::clone(ledger), clock(), zone.clone()),
         retention: RetentionAdmin::new(Arc::clone(ledger), clock(), zone.clone(), days),
         reconcile: ReconcileAdmin::new(Arc::clone(ledger), clock()),
-        jobs: JobAdmin::new(
-            Arc::clone(ledger),
-            clock(),
-            zone.clone(),
-            jobs::plans(config),
-        ),
+        jobs: JobAdmin::new(Arc::clone(ledger), clock(), zone.clone(), plans),
     }
 }
 

@@ -16,7 +16,7 @@ use tokenmeter_admin::{Due, Plan, ReconcileAdmin, RolloverAdmin};
 use tokenmeter_model::zone::Zone;
 use tokenmeter_store::clock::{self, Clock};
 use tokenmeter_store::ledger::jobs::{Ending, JobState, Jobs, Lease};
-use tokenmeter_store::ledger::{Ledger, retention};
+use tokenmeter_store::ledger::{self, Ledger, retention};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -132,13 +132,19 @@ struct Retention {
 impl Work for Retention {
     async fn run(&self) -> Result<String, String> {
         let before_us = retention::cut((self.clock)(), self.days, &self.zone);
+        let told = |error: ledger::Error| error.to_string();
+        let would = self.ledger.purge(before_us, true).await.map_err(told)?;
+        if would.tenants.is_empty() {
+            // Nothing is sealed either: what is old may be recorded until something is dropped.
+            let before = self.zone.date(retention::month_of(before_us));
+            return Ok(format!("nothing to drop from before {before}"));
+        }
         // What was used in a month is not known any more once its events are dropped.
         let closed = self.rollover.close_before(retention::month_of(before_us));
         let closed = closed.await.map_err(|error| error.to_string())?;
         let (mut events, mut other_rows) = (0, 0);
         loop {
-            let step = self.ledger.purge(before_us, false).await;
-            let step = step.map_err(|error| error.to_string())?;
+            let step = self.ledger.purge(before_us, false).await.map_err(told)?;
             for dropped in step.tenants.values() {
                 events += dropped.events;
                 other_rows += dropped.other_rows;
@@ -245,7 +251,7 @@ impl Runner {
         runs: &mut HashMap<&'static str, JoinHandle<()>>,
         stop: &CancellationToken,
     ) -> Result<(), String> {
-        let told = |error: tokenmeter_store::ledger::Error| error.to_string();
+        let told = |error: ledger::Error| error.to_string();
         let states = self.ledger.jobs().await.map_err(told)?;
         let now_us = (self.clock)();
         for task in &self.tasks {

@@ -329,5 +329,16 @@ ledger_suite!(
     select_sqlite,
     execute_sqlite
 );
+ledger_suite!(
+    postgres,
+    super::open_postgres,
+    reopen_postgres,
+    stall_postgres,
+    select_postgres,
+    execute_postgres
+);
 
-use backends::{execute_sqlite, open_sqlite, reopen_sqlite, select_sqlite, stall_sqlite};
+use backends::{
+    execute_postgres, execute_sqlite, open_postgres, open_sqlite, reopen_postgres, reopen_sqlite,
+    select_postgres, select_sqlite, stall_postgres, stall_sqlite,
+};

@@ -21,9 +21,11 @@ mod periods;
 mod prices;
 mod reach;
 mod read;
+mod reconcile;
 mod records;
 mod reports;
 mod requests;
+mod retention;
 mod service;
 mod sessions;
 mod sums;
@@ -103,6 +105,8 @@ pub struct Postgres {
     readers: PgPool,
     /// Whether a replica answers questions.
     has_replica: bool,
+    /// What it was opened with, for connections that are made later.
+    config: Config,
     state: Arc<State>,
     writers: Writers,
     horizon: Horizon,
@@ -132,6 +136,7 @@ impl Postgres {
             primary,
             readers,
             has_replica: config.replica.is_some(),
+            config: config.clone(),
             state,
             writers,
             horizon,

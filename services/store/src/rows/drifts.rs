@@ -141,11 +141,16 @@ pub(crate) fn comparison(template: &str, scope: Scope, of_line: impl Fn(&str) ->
         .replace("{columns}", &sum_columns(str::to_owned))
         .replace(
             "{of_lines}",
-            &sum_columns(|name| format!("sum({}) AS {name}", of_line(name))),
+            &sum_columns(|name| {
+                format!(
+                    "CAST(coalesce(sum({}), 0) AS BIGINT) AS {name}",
+                    of_line(name)
+                )
+            }),
         )
         .replace(
             "{sums}",
-            &sum_columns(|name| format!("sum({name}) AS {name}")),
+            &sum_columns(|name| format!("CAST(sum({name}) AS BIGINT) AS {name}")),
         )
         .replace(
             "{negative}",

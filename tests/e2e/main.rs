@@ -10,6 +10,7 @@ mod cli;
 mod cli_live;
 mod corrections;
 mod crash;
+mod crash_nodes;
 mod durability;
 mod everyday;
 mod everyday_access;

@@ -17,14 +17,18 @@ mod messages;
 mod migrate;
 mod partitions;
 mod prices;
+mod reach;
 mod read;
+mod reconcile;
 mod records;
 mod reports;
 mod requests;
+mod retention;
 mod service;
 mod sessions;
 mod sums;
 mod tools;
+mod upkeep;
 mod writer;
 
 use std::sync::Arc;
@@ -36,14 +40,16 @@ use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
 use tokio::sync::watch;
 
-pub use self::migrate::{MIGRATIONS, Pending, migrate, pending};
+pub use self::migrate::MIGRATIONS;
+pub(crate) use self::migrate::{migrate, missing};
+pub use self::reach::is_reached;
 
 use self::connect::State;
 use self::horizon::Horizon;
 use self::writer::Writers;
 use crate::ledger::correction::{
-    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
-    VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Request,
+    Void, VoidOutcome,
 };
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
@@ -97,6 +103,8 @@ pub struct Postgres {
     readers: PgPool,
     /// Whether a replica answers questions.
     has_replica: bool,
+    /// What it was opened with, for connections that are made later.
+    config: Config,
     state: Arc<State>,
     writers: Writers,
     horizon: Horizon,
@@ -126,6 +134,7 @@ impl Postgres {
             primary,
             readers,
             has_replica: config.replica.is_some(),
+            config: config.clone(),
             state,
             writers,
             horizon,
@@ -223,6 +232,10 @@ impl Ledger for Postgres {
         requests::find(&self.primary, tenant.as_str(), request_id).await
     }
 
+    async fn remember(&self, request: Request, answer: String) -> Result<Remembered, Error> {
+        requests::remember(&self.primary, &request, answer).await
+    }
+
     async fn add_prices(
         &self,
         tenant: Option<&TenantId>,
@@ -312,6 +325,11 @@ impl Ledger for Postgres {
 
     async fn check(&self) -> Result<(), Error> {
         self.writers.check().await
+    }
+
+    async fn check_reads(&self) -> Result<(), Error> {
+        let answer = sqlx::query("SELECT 1").execute(&self.readers).await;
+        answer.map(drop).map_err(unavailable)
     }
 
     async fn close(&self) {

@@ -87,8 +87,8 @@ pub(super) fn shipped(prices: usize) {
 pub(super) struct Source {
     pub(super) gathered: PrometheusHandle,
     pub(super) ledger: Arc<dyn Ledger>,
-    /// The ledger's file.
-    pub(super) file: PathBuf,
+    /// The ledger's file, if it is one.
+    pub(super) file: Option<PathBuf>,
 }
 
 impl Source {
@@ -109,18 +109,20 @@ impl Source {
                 version,
             );
         }
-        let mut log = self.file.clone().into_os_string();
-        log.push("-wal");
-        page.file_size(
-            "tokenmeter_ledger_database_bytes",
-            "Size of the ledger's database file",
-            &self.file,
-        );
-        page.file_size(
-            "tokenmeter_ledger_wal_bytes",
-            "Size of the ledger's write-ahead log",
-            Path::new(&log),
-        );
+        if let Some(file) = &self.file {
+            let mut log = file.clone().into_os_string();
+            log.push("-wal");
+            page.file_size(
+                "tokenmeter_ledger_database_bytes",
+                "Size of the ledger's database file",
+                file,
+            );
+            page.file_size(
+                "tokenmeter_ledger_wal_bytes",
+                "Size of the ledger's write-ahead log",
+                Path::new(&log),
+            );
+        }
         process::add(&mut page);
         page.0
     }

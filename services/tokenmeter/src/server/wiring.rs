@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokenmeter_admin::{PriceAdmin, Probe, RepriceAdmin, StatusAdmin};
+use tokenmeter_admin::{
+    PriceAdmin, Probe, ReconcileAdmin, RepriceAdmin, RetentionAdmin, StatusAdmin,
+};
 use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
 use tokenmeter_api::streams::Streams;
@@ -17,7 +19,6 @@ use tokenmeter_model::price::shipped;
 use tokenmeter_store::books::Books;
 use tokenmeter_store::clock;
 use tokenmeter_store::ledger::Ledger;
-use tokenmeter_store::sqlite::Sqlite;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
 use tonic::service::RoutesBuilder;
@@ -27,6 +28,7 @@ use tower::layer::util::{Identity, Stack};
 
 use super::guard::GuardLayer;
 use super::health::{self, Health};
+use super::ledger::{self, LedgerProbe, Opened};
 use crate::config::{Config, ServeRole};
 
 /// Everything outside the network.
@@ -35,8 +37,8 @@ pub(crate) struct Node {
     pub(crate) health: Health,
     pub(crate) guard: GuardLayer,
     pub(crate) ledger: Arc<dyn Ledger>,
-    /// Held as long as the process serves: see [`lock`].
-    pub(crate) _alone: std::fs::File,
+    /// Held as long as the process serves.
+    pub(crate) _alone: Option<std::fs::File>,
 }
 
 /// Opens the ports and puts the services on them.
@@ -44,12 +46,7 @@ pub(crate) struct Node {
 /// # Errors
 /// Why a port could not be opened.
 pub(crate) async fn build(config: &Config, draining: CancellationToken) -> Result<Node, String> {
-    let alone = lock(&config.ledger)?;
-    let ledger: Arc<dyn Ledger> = Arc::new(
-        Sqlite::open(&config.ledger)
-            .await
-            .map_err(|error| format!("ledger: {}: {error}", config.ledger.display()))?,
-    );
+    let Opened { ledger, alone } = ledger::open(config).await?;
     ship_prices(&*ledger).await?;
     let (health, health_server) = health::start(&config.roles, Arc::clone(&ledger)).await;
     let mut routes = RoutesBuilder::default();
@@ -76,27 +73,6 @@ pub(crate) async fn build(config: &Config, draining: CancellationToken) -> Resul
         ledger,
         _alone: alone,
     })
-}
-
-/// Makes sure that no other process serves this file. Counters and feed are in memory, so a second
-/// node would not know of the first one's. The system lets go of the lock however the process ends.
-fn lock(ledger: &std::path::Path) -> Result<std::fs::File, String> {
-    let told = |error: std::io::Error| format!("ledger: {}: {error}", ledger.display());
-    let mut path = ledger.as_os_str().to_owned();
-    path.push(".lock");
-    if let Some(folder) = ledger.parent() {
-        std::fs::create_dir_all(folder).map_err(told)?;
-    }
-    let file = std::fs::File::create(&path).map_err(told)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(format!(
-            "ledger: {} is served by another process; sqlite: and memory: are for one node, give \
-             this one a file of its own",
-            ledger.display()
-        )),
-        Err(std::fs::TryLockError::Error(error)) => Err(told(error)),
-    }
 }
 
 /// The prices that ship with this version; those that stand already keep their versions.
@@ -188,7 +164,10 @@ fn add_services(
                     PriceAdmin::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
                 let status = StatusAdmin::new(
                     vec![
-                        Box::new(LedgerProbe(Arc::clone(ledger))),
+                        Box::new(LedgerProbe {
+                            ledger: Arc::clone(ledger),
+                            backend: config.ledger.backend(),
+                        }),
                         Box::new(InMemory("counters")),
                         Box::new(InMemory("feed")),
                     ],
@@ -203,10 +182,18 @@ fn add_services(
                 );
                 let reprice =
                     RepriceAdmin::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
+                let (ports, zone) = (Arc::clone(ledger), config.zone.clone());
+                let retention =
+                    RetentionAdmin::new(ports, Arc::clone(&clock), zone, config.retention_days);
+                let reconcile = ReconcileAdmin::new(Arc::clone(ledger), Arc::clone(&clock));
                 let timeout = config.request_timeout;
-                let grpc = tokenmeter_admin::Grpc::new(prices, reprice, status, timeout);
+                let grpc = tokenmeter_admin::Grpc::new(
+                    prices, reprice, retention, reconcile, status, timeout,
+                );
                 routes.add_service(tuned!(AdminServiceServer::new(grpc), config));
             }
+            // Periodic work answers no calls.
+            ServeRole::Jobs => {}
         }
     }
 }
@@ -215,23 +202,6 @@ fn add_services(
 fn node_id() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}/{}", host.trim(), std::process::id())
-}
-
-struct LedgerProbe(Arc<dyn Ledger>);
-
-#[async_trait]
-impl Probe for LedgerProbe {
-    fn name(&self) -> &'static str {
-        "ledger"
-    }
-
-    fn backend(&self) -> &'static str {
-        "sqlite"
-    }
-
-    async fn check(&self) -> Result<(), String> {
-        self.0.check().await.map_err(|error| error.to_string())
-    }
 }
 
 /// A port that lives in this process: it works as long as anything does.

@@ -33,6 +33,8 @@ pub enum Planted {
     WaitForAnybody,
     /// A dump that was restored is taken for the database it was made of: breaks feed_complete.
     ForgetRestore,
+    /// A server that was started again is taken for the one before: breaks feed_complete.
+    ForgetOpenings,
     /// A node hears of no commits but its own: breaks feed_complete.
     DeafToOthers,
 }

@@ -7,11 +7,13 @@
 
 mod backends;
 mod conformance;
+mod nodes;
 
 use backends::{
     open_postgres, open_sqlite, reopen_postgres, reopen_sqlite, stall_postgres, stall_sqlite,
 };
 use tokenmeter_store::fault::{Planted, plant};
+use tokenmeter_test_postgres::shared;
 
 /// Runs a test with a fault planted, on a thread and a runtime of its own; it has to fail.
 fn turns_red<F: Future<Output = ()>>(fault: Planted, test: impl FnOnce() -> F + Send + 'static) {
@@ -91,6 +93,29 @@ macro_rules! turn_red {
     };
 }
 
+/// The log with several nodes, against the faults that break it.
+fn turn_the_log_of_many_nodes_red() {
+    let database = |name| shared().database(name);
+    let url = database("pass");
+    turns_red(Planted::PassOpenTransactions, || async move {
+        nodes::an_open_transaction_is_not_passed(&url).await;
+    });
+    let (url, elsewhere) = (database("wait"), database("elsewhere"));
+    turns_red(Planted::WaitForAnybody, || async move {
+        nodes::open_transactions_of_others_hold_up_nobody(&url, &elsewhere).await;
+    });
+    let url = database("deaf");
+    turns_red(Planted::DeafToOthers, || async move {
+        nodes::other_nodes_are_heard(&url).await;
+    });
+    turns_red(Planted::ForgetRestore, || async {
+        nodes::servers::a_restored_dump_is_another_ledger().await;
+    });
+    turns_red(Planted::ForgetOpenings, || async {
+        nodes::servers::positions_of_an_undone_past_are_told().await;
+    });
+}
+
 // One test, because faults are planted in the whole process.
 #[test]
 fn invariants_turn_red_against_planted_faults() {
@@ -98,4 +123,5 @@ fn invariants_turn_red_against_planted_faults() {
     std::panic::set_hook(Box::new(|panic| eprintln!("  {panic}")));
     turn_red!(open_sqlite, reopen_sqlite, stall_sqlite);
     turn_red!(open_postgres, reopen_postgres, stall_postgres);
+    turn_the_log_of_many_nodes_red();
 }

@@ -204,6 +204,9 @@ impl Subscriber {
                 biased;
                 () = self.draining.cancelled() => return Ok(self.part()),
                 page = self.subscription.next() => {
+                    if page.is_err() && self.opened_anew() {
+                        return Ok(self.part());
+                    }
                     let filter = &self.filter;
                     let passed = page?.entries.into_iter().filter(|entry| filter.passes(entry));
                     self.ready.extend(passed);
@@ -229,16 +232,19 @@ impl Subscriber {
         self.item(at, Happened::Reconnect(spread(RECONNECT_MS)))
     }
 
+    fn opened_anew(&self) -> bool {
+        *self.ledger.opening() != *self.sealer.opening()
+    }
+
     /// An item, unless the ledger was opened anew since the stream began: then it is not known
     /// whether what was read is still there, and the subscriber is sent away with its last token,
     /// which tells when it comes back.
     fn item(&mut self, at: i64, what: Happened) -> Item {
-        let what = match *self.ledger.opening() == *self.sealer.opening() {
-            true => {
-                self.at = at;
-                what
-            }
-            false => Happened::Reconnect(spread(RECONNECT_MS)),
+        let what = if self.opened_anew() {
+            Happened::Reconnect(spread(RECONNECT_MS))
+        } else {
+            self.at = at;
+            what
         };
         Item {
             resume_token: self.sealer.seal(&self.at.to_string()),

@@ -5,7 +5,7 @@
 //! them (adr/0011). It is woken by this node's commits and by the notifications of others; it looks by
 //! itself now and then, because a notification can be lost.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
@@ -48,6 +48,7 @@ const MAX_COMMITS: i64 = 8_192;
 /// Follows the horizon.
 pub(super) struct Horizon {
     committed: watch::Receiver<i64>,
+    opening: Arc<RwLock<Arc<str>>>,
     nudge: Nudge,
     touched: Arc<Touched>,
     wake: Arc<Notify>,
@@ -67,6 +68,18 @@ impl Nudge {
             further
         });
     }
+
+    /// A position past all that was given out was lost with the server that gave it out: nobody waits
+    /// for it any more.
+    fn forget(&self, acknowledged: i64, look: &Look) {
+        if acknowledged >= look.end {
+            self.0.send_modify(|last| {
+                if *last == acknowledged {
+                    *last = look.committed;
+                }
+            });
+        }
+    }
 }
 
 impl Horizon {
@@ -79,10 +92,13 @@ impl Horizon {
         let touched = Arc::new(Touched::new(first.committed));
         let wake = Arc::new(Notify::new());
         let node = format!("{:016x}", spread());
+        let opening = Arc::new(RwLock::new(state.opening()));
         let watcher = Watcher {
             config: config.clone(),
             state,
             publish,
+            opening: Arc::clone(&opening),
+            nudge: nudge.clone(),
             acknowledged: nudge.0.subscribe(),
             touched: Arc::clone(&touched),
             wake: Arc::clone(&wake),
@@ -93,6 +109,7 @@ impl Horizon {
         let listener = listen(config.url.clone(), node, Arc::clone(&wake));
         Ok(Self {
             committed,
+            opening,
             nudge,
             touched,
             wake,
@@ -109,6 +126,13 @@ impl Horizon {
 
     pub(super) fn committed(&self) -> watch::Receiver<i64> {
         self.committed.clone()
+    }
+
+    /// The opening of which the horizon is: who reads it first finds a horizon of this opening, or of
+    /// a later one.
+    pub(super) fn opening(&self) -> Arc<str> {
+        let opening = self.opening.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&opening)
     }
 
     /// Waits until the horizon covers what this node has acknowledged.
@@ -155,6 +179,8 @@ struct Look {
     committed: i64,
     /// Whether there are commits after it.
     waiting: bool,
+    /// What no position has reached.
+    end: i64,
     /// How many commits of these tenants there were since the last look.
     commits: i64,
     tenants: Vec<String>,
@@ -194,6 +220,8 @@ struct Watcher {
     config: Config,
     state: Arc<State>,
     publish: watch::Sender<i64>,
+    opening: Arc<RwLock<Arc<str>>>,
+    nudge: Nudge,
     acknowledged: watch::Receiver<i64>,
     touched: Arc<Touched>,
     wake: Arc<Notify>,
@@ -217,7 +245,7 @@ impl Watcher {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RECONNECT.1);
                 metrics::log_held(lost.elapsed());
-                match connect::watcher(&self.config, &self.state).await {
+                match self.connect().await {
                     Ok(made) => {
                         connection = made;
                         break;
@@ -226,6 +254,24 @@ impl Watcher {
                 }
             }
         }
+    }
+
+    /// Connects again. Where the server was started in between, what this node knew may be gone: it
+    /// begins with what is there, under the new opening.
+    async fn connect(&mut self) -> Result<PgConnection, Error> {
+        let mut connection = connect::watcher(&self.config, &self.state).await?;
+        let now = self.state.opening();
+        let known = self.opening.read().map(|known| Arc::clone(&known));
+        if known.is_ok_and(|known| known == now) {
+            return Ok(connection);
+        }
+        let first = Look::take(&mut connection, i64::MAX).await?;
+        self.touched.restart(first.committed);
+        self.publish.send_replace(first.committed);
+        *self.opening.write().unwrap_or_else(PoisonError::into_inner) = now;
+        // Once more, for those who look at the opening.
+        self.publish.send_replace(first.committed);
+        Ok(connection)
     }
 
     async fn follow(
@@ -241,10 +287,11 @@ impl Watcher {
             let look = Look::take(connection, before).await?;
             *pause = RECONNECT.0;
             self.watch(&look);
+            self.nudge.forget(wanted, &look);
             self.advance(before, &look);
             self.tell(connection, wanted).await?;
             let further = look.committed > before;
-            let behind = look.waiting || *self.publish.borrow() < wanted;
+            let behind = look.waiting || look.committed < *self.acknowledged.borrow();
             step = match (further, behind) {
                 (_, false) => POLL,
                 (true, true) => STEPS.0,
@@ -270,8 +317,7 @@ impl Watcher {
         tokio::time::sleep_until(begun + GAP).await;
     }
 
-    /// Publishes how far the log is complete. It never goes back: what was there stays, and after a
-    /// restore or a failover new positions are above all that were given out.
+    /// Publishes how far the log is complete. It never goes back while the server runs.
     fn advance(&self, before: i64, look: &Look) {
         if look.committed <= before {
             return;

@@ -305,7 +305,7 @@ impl Ledger for Postgres {
     }
 
     fn opening(&self) -> Arc<str> {
-        self.state.opening()
+        self.horizon.opening()
     }
 
     async fn holds(&self, opening: &str, position: i64) -> Result<bool, Error> {

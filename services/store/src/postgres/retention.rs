@@ -241,7 +241,8 @@ fn add_items(purged: &mut Purged, counts: BTreeMap<String, i64>) -> Result<(), E
     Ok(())
 }
 
-/// Drops some items, and commits of which no line is left; answers whether that were all.
+/// Drops some items, and commits of which no line is left; answers whether that were all. The last
+/// commit stays: it says how far the log has come.
 async fn drop_rows(connection: &mut PgConnection, purged: &mut Purged) -> Result<bool, Error> {
     let mut complete = true;
     for (table, time) in ITEM_TABLES {
@@ -264,7 +265,8 @@ async fn drop_rows(connection: &mut PgConnection, purged: &mut Purged) -> Result
     }
     let sql = format!(
         "DELETE FROM commits WHERE ctid = ANY(ARRAY(\
-             SELECT ctid FROM commits WHERE last_charge_time < $1 LIMIT {ROWS}))"
+             SELECT ctid FROM commits WHERE last_charge_time < $1 \
+               AND last_position < (SELECT max(last_position) FROM commits) LIMIT {ROWS}))"
     );
     let commits = sqlx::query(AssertSqlSafe(sql))
         .bind(purged.sealed_before_us)

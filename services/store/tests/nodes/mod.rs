@@ -32,8 +32,36 @@ pub async fn node(url: &str) -> Arc<dyn Ledger> {
     Arc::new(Postgres::open(&Config::new(url)).await.unwrap())
 }
 
-fn follow(ledger: &Arc<dyn Ledger>, after: i64) -> Subscription {
-    Tail::new(Arc::clone(ledger)).subscribe(&tenant("a"), after)
+/// A subscriber, who comes back when it is sent away.
+pub struct Follower {
+    ledger: Arc<dyn Ledger>,
+    subscription: Subscription,
+    position: i64,
+}
+
+fn follow(ledger: &Arc<dyn Ledger>, after: i64) -> Follower {
+    Follower {
+        ledger: Arc::clone(ledger),
+        subscription: Tail::new(Arc::clone(ledger)).subscribe(&tenant("a"), after),
+        position: after,
+    }
+}
+
+impl Follower {
+    async fn next(&mut self) -> Vec<Arc<Entry>> {
+        loop {
+            match self.subscription.next().await {
+                Ok(page) => {
+                    self.position = page.through;
+                    return page.entries;
+                }
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    *self = follow(&self.ledger, self.position);
+                }
+            }
+        }
+    }
 }
 
 fn id(entry: &Entry) -> &str {
@@ -45,11 +73,11 @@ fn id(entry: &Entry) -> &str {
 }
 
 /// What comes next, so many entries.
-async fn next(subscription: &mut Subscription, entries: usize) -> Vec<Arc<Entry>> {
+async fn next(follower: &mut Follower, entries: usize) -> Vec<Arc<Entry>> {
     let mut seen = Vec::new();
     let all = async {
         while seen.len() < entries {
-            seen.extend(subscription.next().await.unwrap().entries);
+            seen.extend(follower.next().await);
         }
     };
     let done = tokio::time::timeout(PATIENCE, all).await;
@@ -57,8 +85,8 @@ async fn next(subscription: &mut Subscription, entries: usize) -> Vec<Arc<Entry>
     seen
 }
 
-async fn ids(subscription: &mut Subscription, entries: usize) -> Vec<String> {
-    let seen = next(subscription, entries).await;
+async fn ids(follower: &mut Follower, entries: usize) -> Vec<String> {
+    let seen = next(follower, entries).await;
     seen.iter().map(|entry| id(entry).to_owned()).collect()
 }
 
@@ -88,15 +116,15 @@ impl Sql {
     async fn write_like(&mut self, event: &str, like: &str) {
         self.run(&format!(
             "WITH state AS (
-                 SELECT base + (pg_current_xact_id()::TEXT::BIGINT << 15) + 1 AS position
+                 SELECT base + (pg_current_xact_id()::TEXT::BIGINT << 15) + 1 AS at
                  FROM ledger_state
              ), line AS (
                  INSERT INTO usage_lines
                  SELECT (jsonb_populate_record(l, jsonb_build_object(
-                     'position', position, 'event_id', '{event}'))).*
+                     'position', at, 'event_id', '{event}'))).*
                  FROM usage_lines AS l, state WHERE event_id = '{like}' AND tenant_id = 'a'
              )
-             INSERT INTO commits SELECT 'a', position, position, {T0}, {T0} FROM state"
+             INSERT INTO commits SELECT 'a', at, at, {T0}, {T0} FROM state"
         ))
         .await;
     }

@@ -46,8 +46,8 @@ use crate::ledger::{
     StoredPrice, Subject, Submission, UnpricedPage, log as ledger_log,
 };
 use crate::migrate::told;
-use crate::queue::{Batched, Places};
 use crate::openings::{Openings, Stands};
+use crate::queue::{Batched, Places};
 use crate::touched::Touched;
 
 /// Events and items that may wait for the writer; more are refused with [`Error::Overloaded`].

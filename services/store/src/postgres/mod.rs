@@ -142,6 +142,16 @@ impl Postgres {
             horizon,
         })
     }
+
+    /// Makes the partitions of the month that a time falls into and of the next one, ahead of their
+    /// need. Safe to call at any time, from several nodes at once.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the server cannot be reached.
+    pub async fn make_partitions(&self, now_us: i64) -> Result<(), Error> {
+        let mut connection = self.primary.acquire().await.map_err(unavailable)?;
+        Ok(partitions::ahead(&mut connection, now_us).await?)
+    }
 }
 
 /// What PostgreSQL could not do. A figure past 64 bits is the caller's; the rest is ours.

@@ -178,7 +178,7 @@ async fn a_blip_of_the_ledger_changes_no_readiness() {
     let channel = server.channel().await;
     let mut clients = Clients::of(&server).await;
     let seen = watch(&channel, METERING).await;
-    match postgres {
+    match &postgres {
         // Longer than a check may take, shorter than it takes to change what counts.
         None => drop(hold(&server, "3").wait(PATIENCE)),
         Some(postgres) => {

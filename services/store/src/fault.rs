@@ -22,6 +22,8 @@ pub enum Planted {
     SkipWhatIsBehind,
     /// The end of the log passes transactions that are still open: breaks feed_complete.
     PassOpenTransactions,
+    /// The end of the log waits for every transaction of the instance: breaks feed_complete.
+    WaitForAnybody,
     /// A dump that was restored is taken for the database it was made of: breaks feed_complete.
     ForgetRestore,
     /// A node hears of no commits but its own: breaks feed_complete.

@@ -8,7 +8,9 @@
 mod backends;
 mod conformance;
 
-use backends::{open_sqlite, reopen_sqlite, stall_sqlite};
+use backends::{
+    open_postgres, open_sqlite, reopen_postgres, reopen_sqlite, stall_postgres, stall_sqlite,
+};
 use tokenmeter_store::fault::{Planted, plant};
 
 /// Runs a test with a fault planted, on a thread and a runtime of its own; it has to fail.
@@ -38,34 +40,42 @@ fn turns_red_alone(fault: Planted, test: impl FnOnce() + Send + 'static) {
     println!("{fault:?}: red, as it should be");
 }
 
+/// The invariants of writing on a backend, each against the faults that break it.
+macro_rules! turn_red {
+    ($open:path, $reopen:ident, $stall:ident) => {
+        turns_red(Planted::RecordRetries, || async {
+            let (ledger, _kept) = $open().await;
+            conformance::exactly_once(&ledger).await;
+        });
+        turns_red(Planted::AnswerWithoutCommit, || async {
+            let (ledger, kept) = $open().await;
+            conformance::ack_is_durable(ledger, async || $reopen(&kept).await).await;
+        });
+        turns_red(Planted::ForgetTenant, || async {
+            let (ledger, _kept) = $open().await;
+            conformance::tenant_isolated(&ledger).await;
+        });
+        turns_red(Planted::EndlessQueue, || async {
+            let (ledger, kept) = $open().await;
+            let stall = $stall(&kept).await;
+            conformance::bounded(ledger, stall).await;
+        });
+        for fault in [Planted::SkipTotals, Planted::SkipVoidTotals] {
+            turns_red_alone(fault, || {
+                conformance::model::totals_equal_the_reference_at_every_step($open);
+            });
+        }
+        turns_red_alone(Planted::SkipWhatIsBehind, || {
+            conformance::feed::feed_complete($open);
+        });
+    };
+}
+
 // One test, because faults are planted in the whole process.
 #[test]
 fn invariants_turn_red_against_planted_faults() {
     // The failures are wanted; their backtraces are not.
     std::panic::set_hook(Box::new(|panic| eprintln!("  {panic}")));
-    turns_red(Planted::RecordRetries, || async {
-        let (ledger, _kept) = open_sqlite().await;
-        conformance::exactly_once(&ledger).await;
-    });
-    turns_red(Planted::AnswerWithoutCommit, || async {
-        let (ledger, kept) = open_sqlite().await;
-        conformance::ack_is_durable(ledger, async || reopen_sqlite(&kept).await).await;
-    });
-    turns_red(Planted::ForgetTenant, || async {
-        let (ledger, _kept) = open_sqlite().await;
-        conformance::tenant_isolated(&ledger).await;
-    });
-    turns_red(Planted::EndlessQueue, || async {
-        let (ledger, kept) = open_sqlite().await;
-        let stall = stall_sqlite(&kept).await;
-        conformance::bounded(ledger, stall).await;
-    });
-    for fault in [Planted::SkipTotals, Planted::SkipVoidTotals] {
-        turns_red_alone(fault, || {
-            conformance::model::totals_equal_the_reference_at_every_step(open_sqlite);
-        });
-    }
-    turns_red_alone(Planted::SkipWhatIsBehind, || {
-        conformance::feed::feed_complete(open_sqlite);
-    });
+    turn_red!(open_sqlite, reopen_sqlite, stall_sqlite);
+    turn_red!(open_postgres, reopen_postgres, stall_postgres);
 }

@@ -197,5 +197,15 @@ ledger_suite!(
     stall_sqlite,
     select_sqlite
 );
+ledger_suite!(
+    postgres,
+    super::open_postgres,
+    reopen_postgres,
+    stall_postgres,
+    select_postgres
+);
 
-use backends::{open_sqlite, reopen_sqlite, select_sqlite, stall_sqlite};
+use backends::{
+    open_postgres, open_sqlite, reopen_postgres, reopen_sqlite, select_postgres, select_sqlite,
+    stall_postgres, stall_sqlite,
+};

@@ -410,7 +410,8 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
     fn touched(&self, tenant: &TenantId, since: i64) -> bool;
 
     /// What followed `after` in a tenant's commit order. Reads at most `positions` positions of the
-    /// log, of whichever tenant, so that one call costs a bounded time.
+    /// log, of whichever tenant, so that one call costs a bounded time; where positions have gaps, at
+    /// most so many rows of the tenant, but always a whole entry.
     async fn log(&self, tenant: &TenantId, after: i64, positions: i64) -> Result<log::Page, Error>;
 
     /// Events in order of charge time, then position, as they stood right after a position.

@@ -41,6 +41,12 @@ const WRITER_TIMEOUTS: [(&str, &str); 3] = [
 /// default, so that nobody's question keeps a connection busy for nothing; and plans are cheap beside
 /// what compiling them costs.
 const READER_SETTINGS: [(&str, &str); 2] = [("statement_timeout", "25s"), ("jit", "off")];
+/// A connection that looks for the end of the log asks the same few things again and again, by index.
+const WATCHER_PLANS: [(&str, &str); 3] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("jit", "off"),
+];
 
 /// What the database says of itself.
 pub(super) struct State {
@@ -280,7 +286,7 @@ pub(super) async fn writer(config: &Config, state: &State) -> Result<PgConnectio
 /// A connection to the primary that does not write, checked like one that does.
 pub(super) async fn watcher(config: &Config, state: &State) -> Result<PgConnection, Error> {
     in_time(async {
-        let mut connection = connect(options(&config.url)?).await?;
+        let mut connection = connect(options(&config.url)?.options(WATCHER_PLANS)).await?;
         state.check(&mut connection, config).await?;
         Ok(connection)
     })

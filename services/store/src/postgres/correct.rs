@@ -11,9 +11,10 @@ use sqlx::{Acquire as _, Row as _};
 use tokenmeter_model::totals::Totals;
 
 use super::failure::Failure;
-use super::group::{Firsts, Writing};
+use super::group::Writing;
 use super::link::Open;
-use super::requests;
+use super::records::Types;
+use super::{read, requests};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{Adjustment, RepriceStep, Request, Void, VoidOutcome};
 use crate::ledger::{Recorded, Voided};
@@ -27,15 +28,26 @@ const ALREADY: &str = "already voided";
 
 /// Voids an event.
 pub(super) async fn void(open: &mut Open, void: &Void) -> Result<(VoidOutcome, i64), Failure> {
+    let mut transaction = open.connection.begin().await?;
+    let done = void_within(&mut transaction, open.types, void).await?;
+    // Where nothing was written, too: it ends now, and with it the lock of its tenant.
+    transaction.commit().await?;
+    Ok(done)
+}
+
+async fn void_within(
+    transaction: &mut PgConnection,
+    types: Types,
+    void: &Void,
+) -> Result<(VoidOutcome, i64), Failure> {
     let request = &void.request;
     let tenant = request.tenant.as_str();
-    let mut transaction = open.connection.begin().await?;
-    requests::lock(&mut transaction, tenant).await?;
+    requests::lock(transaction, tenant).await?;
     let before = requests::find(&mut *transaction, tenant, &request.request_id).await?;
     if before.as_ref().is_some_and(|before| !before.is(request)) {
         return Ok((VoidOutcome::RequestConflict, 0));
     }
-    let mut event = match standing_event(&mut transaction, request, &void.event_id).await? {
+    let mut event = match standing_event(transaction, request, &void.event_id).await? {
         Ok(event) => event,
         Err(outcome) => return Ok((outcome, 0)),
     };
@@ -43,8 +55,7 @@ pub(super) async fn void(open: &mut Open, void: &Void) -> Result<(VoidOutcome, i
         return Ok((voided(event, before.answer == ALREADY), 0));
     }
     if event.voided.is_some() {
-        requests::put(&mut transaction, request, ALREADY).await?;
-        transaction.commit().await?;
+        requests::put(transaction, request, ALREADY).await?;
         return Ok((voided(event, true), 0));
     }
     let written = sqlx::query(include_str!("queries/void.sql"))
@@ -58,16 +69,15 @@ pub(super) async fn void(open: &mut Open, void: &Void) -> Result<(VoidOutcome, i
     if usize::try_from(written.rows_affected()) != Ok(event.event.lines.len()) {
         return Err(Failure::Corrupt("an event lost lines".into()));
     }
-    requests::put(&mut transaction, request, VOIDED).await?;
-    let mut writing = Writing::new(open.types);
+    requests::put(transaction, request, VOIDED).await?;
+    let mut writing = Writing::new(types);
     for (_, position) in event.event.lines.iter().zip(1..) {
         writing.line_at(tenant, position, event.charge_time_us);
     }
     if !is_planted(Planted::SkipVoidTotals) {
         writing.sums().take_out(tenant, &event, request.at_us)?;
     }
-    let (_, last) = writing.execute(&mut transaction).await?;
-    transaction.commit().await?;
+    let (_, last) = writing.execute(transaction).await?;
     event.voided = Some(Voided {
         at_us: request.at_us,
         reason: void.reason.clone(),
@@ -103,17 +113,10 @@ async fn standing_event(
     if charge_time_us < oldest_us {
         return Ok(Err(VoidOutcome::TooOld { oldest_us }));
     }
-    let mut firsts = Firsts::at(connection, vec![(tenant, position, charge_time_us)]).await?;
-    let event = firsts.take(tenant, position);
-    let mut event = [event.ok_or_else(|| Failure::Corrupt("a key has no lines".into()))?];
-    let corrections = sqlx::query(include_str!("queries/corrections_of.sql"))
-        .bind(tenant)
-        .bind(position)
-        .bind(charge_time_us)
-        .fetch_all(connection)
-        .await?;
-    events::Corrections::of(&corrections, i64::MAX)?.apply(&mut event);
-    let [event] = event;
+    let place = [(position, charge_time_us)];
+    let mut events = read::events_at(connection, tenant, &place, i64::MAX).await?;
+    let event = events.remove(&position);
+    let event = event.ok_or_else(|| Failure::Corrupt("a key has no lines".into()))?;
     Ok(Ok(event))
 }
 
@@ -126,6 +129,17 @@ async fn seal_later(connection: &mut PgConnection) -> Result<i64, Failure> {
 /// Posts the entries of a step if the run is where the caller saw it, and every quote that it saw
 /// still stands; answers the last position given out, or none if it did not.
 pub(super) async fn reprice(open: &mut Open, step: &RepriceStep) -> Result<Option<i64>, Failure> {
+    let mut transaction = open.connection.begin().await?;
+    let done = reprice_within(&mut transaction, open.types, step).await?;
+    transaction.commit().await?;
+    Ok(done)
+}
+
+async fn reprice_within(
+    transaction: &mut PgConnection,
+    types: Types,
+    step: &RepriceStep,
+) -> Result<Option<i64>, Failure> {
     let RepriceStep {
         request,
         previous,
@@ -134,8 +148,7 @@ pub(super) async fn reprice(open: &mut Open, step: &RepriceStep) -> Result<Optio
         progress,
     } = step;
     let tenant = request.tenant.as_str();
-    let mut transaction = open.connection.begin().await?;
-    requests::lock(&mut transaction, tenant).await?;
+    requests::lock(transaction, tenant).await?;
     let before = requests::find(&mut *transaction, tenant, &request.request_id).await?;
     let stands = match (&before, previous) {
         (None, None) => true,
@@ -145,24 +158,23 @@ pub(super) async fn reprice(open: &mut Open, step: &RepriceStep) -> Result<Optio
     if !stands {
         return Ok(None);
     }
-    seal_later(&mut transaction).await?;
-    let Some(rows) = standing(&mut transaction, tenant, adjustments).await? else {
+    seal_later(transaction).await?;
+    let Some(rows) = standing(transaction, tenant, adjustments).await? else {
         return Ok(None);
     };
     let sums: Vec<_> = adjustments
         .iter()
         .map(|one| difference(one, request.at_us))
         .collect();
-    insert_entries(&mut transaction, step, reprice_id, &rows, &sums).await?;
-    requests::put(&mut transaction, request, progress).await?;
-    let mut writing = Writing::new(open.types);
+    insert_entries(transaction, step, reprice_id, &rows, &sums).await?;
+    requests::put(transaction, request, progress).await?;
+    let mut writing = Writing::new(types);
     for ((row, sums), position) in rows.iter().zip(&sums).zip(1..) {
         let owner = owner(row)?;
         writing.line_at(tenant, position, owner.charge_time_us);
         writing.sums().add(&owner, sums);
     }
-    let (_, last) = writing.execute(&mut transaction).await?;
-    transaction.commit().await?;
+    let (_, last) = writing.execute(transaction).await?;
     Ok(Some(match adjustments.is_empty() {
         true => 0,
         false => last,

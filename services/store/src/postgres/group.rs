@@ -9,11 +9,11 @@ use tokenmeter_model::event::Fingerprint;
 use tokenmeter_model::totals::Totals;
 
 use super::failure::Failure;
+use super::read;
 use super::records::{Record, Records, Types};
 use crate::columns::{self, NewLine, Values as _};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::{Error, Outcome, Recorded, Submission};
-use crate::rows::events;
 use crate::sums::{Batch, Key};
 
 /// What stands under a key.
@@ -188,11 +188,7 @@ impl<'a> Plan<'a> {
         let standing: Vec<_> = (0..self.places.len())
             .map(|index| self.standing(index, start))
             .collect();
-        let wanted = self.submissions.iter().zip(&standing);
-        let wanted = wanted.filter_map(|(submission, standing)| {
-            standing.map(|stands| (submission.tenant.as_str(), stands))
-        });
-        let mut firsts = Firsts::read(connection, wanted).await?;
+        let firsts = self.first_records(connection, &standing).await?;
         let mut oldest_us = self.oldest_us;
         let mut outcomes = Vec::with_capacity(self.places.len());
         for (index, submission) in self.submissions.iter().enumerate() {
@@ -202,7 +198,7 @@ impl<'a> Plan<'a> {
                 },
                 (_, None) => Outcome::TooOld { oldest_us },
                 (_, Some(stands)) => {
-                    let first = firsts.take(submission.tenant.as_str(), stands.position);
+                    let first = firsts.get(&stands.position).cloned();
                     match first.filter(|_| stands.charge_time_us >= oldest_us) {
                         Some(first) if stands.fingerprint == submission.fingerprint => {
                             Outcome::Duplicate(Box::new(first))
@@ -221,6 +217,27 @@ impl<'a> Plan<'a> {
             });
         }
         Ok(outcomes)
+    }
+
+    /// How those that stand were first recorded, by position: no two tenants share one.
+    async fn first_records(
+        &self,
+        connection: &mut PgConnection,
+        standing: &[Option<Standing>],
+    ) -> Result<HashMap<i64, Recorded>, Failure> {
+        let mut wanted: BTreeMap<&str, BTreeMap<i64, i64>> = BTreeMap::new();
+        for (submission, stands) in self.submissions.iter().zip(standing) {
+            if let Some(stands) = stands {
+                let of_tenant = wanted.entry(submission.tenant.as_str()).or_default();
+                of_tenant.insert(stands.position, stands.charge_time_us);
+            }
+        }
+        let mut firsts = HashMap::new();
+        for (tenant, places) in wanted {
+            let places: Vec<_> = places.into_iter().collect();
+            firsts.extend(read::first_records(connection, tenant, &places).await?);
+        }
+        Ok(firsts)
     }
 
     /// What stands under a submission's key, if that is not itself.
@@ -253,60 +270,6 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<(), Failure> 
         .execute(connection)
         .await?;
     Ok(())
-}
-
-/// How events were first recorded, by tenant and position.
-pub(super) struct Firsts(HashMap<(String, i64), Recorded>);
-
-impl Firsts {
-    /// Reads those that stand.
-    async fn read(
-        connection: &mut PgConnection,
-        wanted: impl Iterator<Item = (&str, Standing)>,
-    ) -> Result<Self, Failure> {
-        // None twice.
-        let wanted: BTreeMap<_, _> = wanted
-            .map(|(tenant, stands)| ((tenant, stands.position), stands.charge_time_us))
-            .collect();
-        let places = wanted
-            .into_iter()
-            .map(|((tenant, position), at)| (tenant, position, at));
-        Self::at(connection, places.collect()).await
-    }
-
-    /// Reads those of these tenants, positions and charge times.
-    pub(super) async fn at(
-        connection: &mut PgConnection,
-        places: Vec<(&str, i64, i64)>,
-    ) -> Result<Self, Failure> {
-        let mut firsts = HashMap::with_capacity(places.len());
-        if places.is_empty() {
-            return Ok(Self(firsts));
-        }
-        let tenants: Vec<_> = places.iter().map(|place| place.0).collect();
-        let positions: Vec<_> = places.iter().map(|place| place.1).collect();
-        let times: Vec<_> = places.iter().map(|place| place.2).collect();
-        let rows = sqlx::query(include_str!("queries/first_records.sql"))
-            .bind(tenants)
-            .bind(positions)
-            .bind(times)
-            .fetch_all(connection)
-            .await?;
-        for rows in rows.chunk_by(|_, next| !matches!(next.try_get("line"), Ok(0_i64))) {
-            let tenant = rows
-                .first()
-                .map(|row| row.try_get("tenant_id"))
-                .transpose()?;
-            let event = events::event(rows)?;
-            firsts.insert((tenant.unwrap_or_default(), event.position), event);
-        }
-        Ok(Self(firsts))
-    }
-
-    /// The event whose first line stands there.
-    pub(super) fn take(&mut self, tenant: &str, position: i64) -> Option<Recorded> {
-        self.0.get(&(tenant.to_owned(), position)).cloned()
-    }
 }
 
 /// What a transaction writes for a tenant.

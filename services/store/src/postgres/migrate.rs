@@ -25,6 +25,11 @@ pub(super) fn newest() -> i64 {
 /// version or with other files.
 pub(crate) async fn migrate(url: &str) -> Result<Vec<Missing>, Error> {
     let mut connection = connect::connection(url).await?;
+    // Nothing to do needs no lock, and no right to make tables.
+    if compare(&MIGRATIONS, &applied_to(&mut connection).await?)?.is_empty() {
+        connection.close().await.map_err(unavailable)?;
+        return Ok(Vec::new());
+    }
     // A session may take the lock again: the migrator does. It is let go of with the connection.
     connection.lock().await.map_err(told)?;
     let missing = compare(&MIGRATIONS, &applied_to(&mut connection).await?)?;

@@ -43,21 +43,26 @@ pub(super) async fn set(pool: &PgPool, set: PriceSet) -> Result<PricesOutcome, E
     let tenant = request.tenant.as_str();
     let mut transaction = pool.begin().await.map_err(unavailable)?;
     requests::lock(&mut transaction, tenant).await?;
-    let set = match requests::find(&mut *transaction, tenant, &request.request_id).await? {
-        Some(before) if !before.is(&request) => return Ok(PricesOutcome::RequestConflict),
-        Some(before) => serde_json::from_str(&before.answer)
-            .map_err(|error| Error::Corrupt(format!("an answer: {error}")))?,
+    let before = requests::find(&mut *transaction, tenant, &request.request_id).await?;
+    let set = match before {
+        Some(before) if !before.is(&request) => None,
+        Some(before) => Some(
+            serde_json::from_str(&before.answer)
+                .map_err(|error| Error::Corrupt(format!("an answer: {error}")))?,
+        ),
         None => {
             let versions = insert(&mut transaction, tenant, prices, request.at_us).await?;
             let set = Set { versions, answer };
             let text = serde_json::to_string(&set).map_err(|e| Error::Corrupt(e.to_string()))?;
             requests::put(&mut transaction, &request, &text).await?;
-            transaction.commit().await.map_err(unavailable)?;
-            set
+            Some(set)
         }
     };
-    let Set { versions, answer } = set;
-    Ok(PricesOutcome::Set { versions, answer })
+    transaction.commit().await.map_err(unavailable)?;
+    Ok(match set {
+        Some(Set { versions, answer }) => PricesOutcome::Set { versions, answer },
+        None => PricesOutcome::RequestConflict,
+    })
 }
 
 /// Adds the prices that do not stand yet within a transaction.

@@ -262,16 +262,15 @@ fn split_rows(rows: Vec<PgRow>) -> Result<(Vec<Recorded>, Vec<PgRow>), Error> {
     Ok((events::events(lines)?, corrections))
 }
 
-/// The events that begin at these places (position and charge time), by position, as they stood right
-/// after `through`.
-pub(super) async fn events_at(
+/// The rows of the events that begin at these places (position and charge time): the events with their
+/// own quotes, and the rows of their corrections.
+async fn rows_at(
     connection: &mut PgConnection,
     tenant: &str,
     places: &[(i64, i64)],
-    through: i64,
-) -> Result<HashMap<i64, Recorded>, Error> {
+) -> Result<(Vec<Recorded>, Vec<PgRow>), Error> {
     if places.is_empty() {
-        return Ok(HashMap::new());
+        return Ok((Vec::new(), Vec::new()));
     }
     let (positions, times): (Vec<i64>, Vec<i64>) = places.iter().copied().unzip();
     let rows = sqlx::query(concat!(
@@ -286,9 +285,36 @@ pub(super) async fn events_at(
     .fetch_all(connection)
     .await
     .map_err(unavailable)?;
-    let (mut events, corrections) = split_rows(rows)?;
+    split_rows(rows)
+}
+
+/// The events that begin at these places (position and charge time), by position, as they stood right
+/// after `through`.
+pub(super) async fn events_at(
+    connection: &mut PgConnection,
+    tenant: &str,
+    places: &[(i64, i64)],
+    through: i64,
+) -> Result<HashMap<i64, Recorded>, Error> {
+    let (mut events, corrections) = rows_at(connection, tenant, places).await?;
     Corrections::of(&corrections, through)?.apply(&mut events);
-    Ok(events.into_iter().map(|one| (one.position, one)).collect())
+    Ok(by_position(events))
+}
+
+/// The events that begin at these places, by position, as they were first recorded, each with the void
+/// that took it out since.
+pub(super) async fn first_records(
+    connection: &mut PgConnection,
+    tenant: &str,
+    places: &[(i64, i64)],
+) -> Result<HashMap<i64, Recorded>, Error> {
+    let (mut events, corrections) = rows_at(connection, tenant, places).await?;
+    Corrections::of(&corrections, i64::MAX)?.apply_voids(&mut events);
+    Ok(by_position(events))
+}
+
+fn by_position(events: Vec<Recorded>) -> HashMap<i64, Recorded> {
+    events.into_iter().map(|one| (one.position, one)).collect()
 }
 
 /// Models with lines that wait for a price.

@@ -166,6 +166,13 @@ impl Corrections {
         Ok(all)
     }
 
+    /// Adds the void of an event to it, and leaves its quotes as they were recorded.
+    pub(crate) fn apply_voids(mut self, events: &mut [Recorded]) {
+        for event in events {
+            event.voided = self.voids.remove(&event.position);
+        }
+    }
+
     /// Adds every line's new prices to its quote, and the void of an event to it.
     pub(crate) fn apply(mut self, events: &mut [Recorded]) {
         for event in events {

@@ -7,12 +7,12 @@ use tokenmeter_model::price::Quote;
 use tokenmeter_model::totals::Totals;
 
 use super::insert::Insert;
-use super::totals::{Batch, Owner};
-use super::{read, requests, unavailable, writer};
+use super::{read, requests, totals, unavailable, writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{Adjustment, RepriceStep, Request, Void, VoidOutcome};
 use crate::ledger::{Error, Recorded, Voided};
 use crate::rows::{Row as _, events};
+use crate::sums::{Batch, Owner, difference};
 use crate::touched::Given;
 
 /// What is remembered of a request that voided its event.
@@ -23,7 +23,7 @@ const ALREADY: &str = "already voided";
 /// Voids an event; answers the positions given out, too, if any were.
 pub(super) async fn void(
     connection: &mut SqliteConnection,
-    totals: &Insert,
+    upsert: &Insert,
     void: &Void,
 ) -> Result<(VoidOutcome, Option<Given>), Error> {
     let request = &void.request;
@@ -61,7 +61,9 @@ pub(super) async fn void(
         return Err(Error::Corrupt("an event lost lines".into()));
     }
     if !is_planted(Planted::SkipVoidTotals) {
-        let sums = taken_out(&event, request)?.bind(totals)?;
+        let mut batch = Batch::default();
+        batch.take_out(tenant, &event, request.at_us)?;
+        let sums = totals::bind(batch, upsert)?;
         sums.execute(&mut transaction).await.map_err(unavailable)?;
     }
     let last = after + i64::try_from(event.event.lines.len()).unwrap_or(1);
@@ -106,37 +108,11 @@ async fn standing_event(
     Ok(Some(event))
 }
 
-/// What the void of an event adds to totals: everything that it and its reprices added, negated.
-fn taken_out<'a>(recorded: &'a Recorded, request: &'a Request) -> Result<Batch<'a>, Error> {
-    let event = &recorded.event;
-    let mut batch = Batch::default();
-    for (index, line) in event.lines.iter().enumerate() {
-        let quote = recorded.quotes.get(index).and_then(Option::as_ref);
-        let added = Totals::of_line(event, line, quote, index == 0, request.at_us);
-        let sums = added
-            .checked_neg()
-            .ok_or_else(|| Error::OutOfRange("a line's figure has no opposite".into()))?;
-        batch.add(
-            &Owner {
-                tenant: request.tenant.as_str(),
-                user: &event.user_id,
-                team: &event.team_id,
-                session: &event.session_id,
-                provider: &event.provider,
-                model: &line.model,
-                charge_time_us: recorded.charge_time_us,
-            },
-            &sums,
-        );
-    }
-    Ok(batch)
-}
-
 /// Posts the entries of a step if the run is where the caller saw it, and every quote that it saw
 /// still stands; answers the positions given out, or none if it did not.
 pub(super) async fn reprice(
     connection: &mut SqliteConnection,
-    totals: &Insert,
+    upsert: &Insert,
     step: &RepriceStep,
 ) -> Result<Option<Given>, Error> {
     let RepriceStep {
@@ -184,27 +160,12 @@ pub(super) async fn reprice(
     for (row, sums) in &posted {
         batch.add(&owner(row)?, sums);
     }
-    let sums = batch.bind(totals)?;
+    let sums = totals::bind(batch, upsert)?;
     sums.execute(&mut transaction).await.map_err(unavailable)?;
     writer::set_last_position(&mut transaction, last).await?;
     requests::put(&mut transaction, request, progress).await?;
     transaction.commit().await.map_err(unavailable)?;
     Ok(Some(Given { after, last }))
-}
-
-/// What an adjustment adds to totals.
-fn difference(adjustment: &Adjustment, now_us: i64) -> Totals {
-    let before = adjustment.from.unwrap_or_default();
-    let after = adjustment.to;
-    Totals {
-        cost_nano_usd: after.cost_nano_usd - before.cost_nano_usd,
-        cache_saving_nano_usd: after.cache_saving_nano_usd - before.cache_saving_nano_usd,
-        cache_write_extra_nano_usd: after.cache_write_extra_nano_usd
-            - before.cache_write_extra_nano_usd,
-        unpriced_lines: -i64::from(adjustment.from.is_none()),
-        updated_at_us: now_us,
-        ..Totals::default()
-    }
 }
 
 async fn insert_entry(

@@ -6,7 +6,6 @@ mod export;
 mod group;
 mod insert;
 mod items;
-mod lines;
 mod log;
 mod messages;
 mod openings;
@@ -33,9 +32,9 @@ use sqlx::{ConnectOptions as _, migrate::Migrator};
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use self::writer::{Batched, Job, Writer};
+use self::writer::{Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{
     PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
@@ -46,8 +45,8 @@ use crate::ledger::{
     Error, EventQuery, Ledger, Outcome, Range, Recorded, ServiceQuery, ServiceUsage, Session,
     StoredPrice, Subject, Submission, UnpricedPage, log as ledger_log,
 };
-use crate::metrics;
 use crate::migrate::told;
+use crate::queue::{Batched, Places};
 use crate::openings::{Openings, Stands};
 use crate::touched::Touched;
 
@@ -68,7 +67,7 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 pub struct Sqlite {
     readers: SqlitePool,
     jobs: mpsc::Sender<Job>,
-    queue: Arc<Semaphore>,
+    places: Places,
     epoch: String,
     openings: Openings,
     secret: Vec<u8>,
@@ -108,27 +107,13 @@ impl Sqlite {
         Ok(Self {
             readers,
             jobs,
-            queue: Arc::new(Semaphore::new(MAX_QUEUED_EVENTS)),
+            places: Places::new(MAX_QUEUED_EVENTS),
             epoch,
             openings,
             secret,
             committed,
             touched,
         })
-    }
-
-    /// Takes places in the queue before the writer, as many as there are events or items.
-    fn queue(&self, places: usize) -> Result<OwnedSemaphorePermit, Error> {
-        let overloaded = || Error::Overloaded(MAX_QUEUED_EVENTS - self.queue.available_permits());
-        let places = match is_planted(Planted::EndlessQueue) {
-            true => 0,
-            false => u32::try_from(places).map_err(|_| overloaded())?,
-        };
-        let queued = Arc::clone(&self.queue)
-            .try_acquire_many_owned(places)
-            .map_err(|_| overloaded())?;
-        metrics::queued(MAX_QUEUED_EVENTS.saturating_sub(self.queue.available_permits()));
-        Ok(queued)
     }
 
     /// Hands a job to the writer and waits for its answer.
@@ -205,7 +190,7 @@ impl Ledger for Sqlite {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let queued = self.queue(batch.len())?;
+        let queued = self.places.take(batch.len())?;
         self.ask(|reply| {
             Job::Record(Batched {
                 batch,
@@ -254,7 +239,7 @@ impl Ledger for Sqlite {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let queued = self.queue(batch.len())?;
+        let queued = self.places.take(batch.len())?;
         self.ask(|reply| {
             Job::Items(Batched {
                 batch,

@@ -8,15 +8,16 @@ use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::Price;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::group::{self, Inserts, Key, Prepared};
-use super::{MAX_QUEUED_EVENTS, correct, items, prices, read, unavailable};
+use super::{correct, items, prices, read, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{PriceSet, PricesOutcome, RepriceStep, Void, VoidOutcome};
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{Error, Outcome, Submission};
 use crate::metrics;
+use crate::queue::{Batched, EventCall, Events, Group};
 use crate::touched::{Given, Touched};
 
 /// Events that one transaction takes at most, whole calls aside: a call of 1,000 events may join a
@@ -28,7 +29,7 @@ pub(super) type Outcomes = Result<Vec<Result<Outcome, Error>>, Error>;
 
 /// Work for the writer.
 pub(super) enum Job {
-    Record(Batched<Submission, Result<Outcome, Error>>),
+    Record(EventCall),
     Items(Batched<ItemSubmission, ItemOutcome>),
     Void {
         void: Void,
@@ -54,13 +55,6 @@ pub(super) enum Job {
     Close {
         reply: oneshot::Sender<()>,
     },
-}
-
-/// One call's events or items, and its places in the queue's bound until it is answered.
-pub(super) struct Batched<S, O> {
-    pub(super) batch: Arc<[S]>,
-    pub(super) reply: oneshot::Sender<Result<Vec<O>, Error>>,
-    pub(super) queued: OwnedSemaphorePermit,
 }
 
 /// The writer with its connection and prepared inserts.
@@ -105,7 +99,7 @@ impl Writer {
                 }
                 Job::Items(first) => {
                     let mut group = Group::of(first);
-                    next = group.fill(&mut jobs, items_of);
+                    next = group.fill(&mut jobs, GROUP_EVENTS, items_of);
                     self.record_items(group).await;
                 }
                 Job::Void { void, reply } => {
@@ -156,18 +150,18 @@ impl Writer {
     /// What waits when a group begins and fills the next one is bound on another thread while
     /// SQLite is at this one. Less than that waits on, so that it gathers more until its turn.
     async fn record(&mut self, mut group: Events, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
-        let mut after = group.fill(jobs, events_of);
+        let mut after = group.fill(jobs, GROUP_EVENTS, events_of);
         let mut prepared = None;
         while !group.calls.is_empty() {
             let mut following = Group::default();
-            after = after.or_else(|| following.fill(jobs, events_of));
+            after = after.or_else(|| following.fill(jobs, GROUP_EVENTS, events_of));
             let ahead = (following.len >= GROUP_EVENTS).then(|| {
                 let batches: Vec<_> = following
                     .calls
                     .iter()
                     .map(|one| one.batch.clone())
                     .collect();
-                let last = *self.committed.borrow() + group.lines();
+                let last = *self.committed.borrow() + lines_of(&group);
                 let inserts = Arc::clone(&self.inserts);
                 tokio::spawn(async move { group::prepare(&inserts, last, &batches) })
             });
@@ -176,7 +170,7 @@ impl Writer {
                 // What could not be bound ahead is bound again, and then says why.
                 Some(ahead) => ahead.await.ok().and_then(Result::ok),
                 None => {
-                    after = after.or_else(|| following.fill(jobs, events_of));
+                    after = after.or_else(|| following.fill(jobs, GROUP_EVENTS, events_of));
                     None
                 }
             };
@@ -187,8 +181,7 @@ impl Writer {
 
     /// Records one group and answers each call in it.
     async fn record_one(&mut self, group: Events, prepared: Option<Prepared>) {
-        let batches = group.calls.iter().flat_map(|one| one.batch.iter());
-        let submissions: Vec<&Submission> = batches.collect();
+        let submissions = group.submissions();
         let started = Instant::now();
         let outcomes = self.write_parts(&submissions, prepared).await;
         metrics::group_ended(submissions.len(), started.elapsed(), outcomes.is_err());
@@ -331,25 +324,7 @@ impl Writer {
     }
 }
 
-/// Calls that are written together.
-struct Group<S, O> {
-    calls: Vec<Batched<S, O>>,
-    /// Events or items of all calls.
-    len: usize,
-}
-
-type Events = Group<Submission, Result<Outcome, Error>>;
-
-impl<S, O> Default for Group<S, O> {
-    fn default() -> Self {
-        Self {
-            calls: Vec::new(),
-            len: 0,
-        }
-    }
-}
-
-fn events_of(job: Job) -> Result<Batched<Submission, Result<Outcome, Error>>, Job> {
+fn events_of(job: Job) -> Result<EventCall, Job> {
     match job {
         Job::Record(call) => Ok(call),
         other => Err(other),
@@ -363,62 +338,10 @@ fn items_of(job: Job) -> Result<Batched<ItemSubmission, ItemOutcome>, Job> {
     }
 }
 
-impl<S, O> Group<S, O> {
-    fn of(first: Batched<S, O>) -> Self {
-        Self {
-            len: first.batch.len(),
-            calls: vec![first],
-        }
-    }
-
-    /// Takes what waits of this kind, up to [`GROUP_EVENTS`]; answers the job of another kind that
-    /// came before there were as many.
-    fn fill(
-        &mut self,
-        jobs: &mut mpsc::Receiver<Job>,
-        kind: impl Fn(Job) -> Result<Batched<S, O>, Job>,
-    ) -> Option<Job> {
-        while self.len < GROUP_EVENTS {
-            match kind(jobs.try_recv().ok()?) {
-                Ok(call) => {
-                    self.len += call.batch.len();
-                    self.calls.push(call);
-                }
-                Err(other) => return Some(other),
-            }
-        }
-        None
-    }
-
-    /// Gives each call its part of the outcomes.
-    fn answer(self, outcomes: Result<Vec<O>, Error>) {
-        let outcomes = outcomes.map_err(|error| error.to_string());
-        let mut outcomes = outcomes.map(Vec::into_iter);
-        for Batched {
-            batch,
-            reply,
-            queued,
-        } in self.calls
-        {
-            let answer = match &mut outcomes {
-                Ok(outcomes) => Ok(outcomes.by_ref().take(batch.len()).collect()),
-                Err(text) => Err(Error::Unavailable(text.clone())),
-            };
-            // The caller may have gone; what is committed stands all the same.
-            let _ = reply.send(answer);
-            let queue = Arc::clone(queued.semaphore());
-            drop(queued);
-            metrics::queued(MAX_QUEUED_EVENTS.saturating_sub(queue.available_permits()));
-        }
-    }
-}
-
-impl Events {
-    /// Positions that all its events take.
-    fn lines(&self) -> i64 {
-        let events = self.calls.iter().flat_map(|one| one.batch.iter());
-        events.map(group::lines).sum()
-    }
+/// Positions that all events of a group take.
+fn lines_of(group: &Events) -> i64 {
+    let events = group.calls.iter().flat_map(|one| one.batch.iter());
+    events.map(group::lines).sum()
 }
 
 /// One transaction of items. They have no place in the commit order of usage.

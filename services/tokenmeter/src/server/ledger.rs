@@ -160,9 +160,7 @@ impl Probe for LedgerProbe {
             match error {
                 ledger::Error::Unavailable(_) => "cannot be reached or cannot write; see the log",
                 ledger::Error::Overloaded(_) => "overloaded",
-                ledger::Error::OutOfRange(_)
-                | ledger::Error::NotRetained { .. }
-                | ledger::Error::Corrupt(_) => "holds what it should not; see the log",
+                _ => "answers what it should not; see the log",
             }
             .to_owned()
         })

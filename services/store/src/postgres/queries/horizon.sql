@@ -37,7 +37,7 @@ SELECT (SELECT transaction FROM held) AS transaction,
        (SELECT pid FROM held) AS pid,
        coalesce((SELECT max(last_position) FROM commits
                  WHERE last_position < (SELECT position FROM edge)), 0) AS committed,
-       EXISTS (SELECT FROM commits
-               WHERE last_position >= (SELECT position FROM edge)) AS waiting,
+       coalesce((SELECT max(last_position) FROM commits)
+                >= (SELECT position FROM edge), FALSE) AS waiting,
        (SELECT count(*) FROM fresh) AS commits,
        ARRAY (SELECT DISTINCT tenant_id FROM fresh) AS tenants

@@ -24,6 +24,7 @@ mod metrics;
 mod migrate;
 mod ready;
 mod reflection;
+mod retention;
 mod rust_client;
 mod stream_usage;
 mod support;

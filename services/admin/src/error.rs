@@ -31,6 +31,12 @@ pub enum Error {
     /// A run of the tenant is under way.
     #[error("a reprice run is under way")]
     RepriceRunning,
+    /// A reconciliation of the tenant is under way.
+    #[error("a reconciliation is under way")]
+    ReconcileRunning,
+    /// There is no such drift in the caller's tenant.
+    #[error("drift {0} not found")]
+    NoDrift(String),
     /// The ledger could not answer.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
@@ -64,6 +70,15 @@ impl From<Error> for Failure {
                 "a reprice run of this tenant is under way; wait for its end, then send this again",
             )
             .resource("job", "reprice"),
+            Error::ReconcileRunning => Self::new(
+                ErrorReason::JobRunning,
+                "a reconciliation of this tenant is under way; send the same request again for its \
+                 answer",
+            )
+            .resource("job", "reconciliation"),
+            Error::NoDrift(drift_id) => Self::new(ErrorReason::NotFound, "there is no such drift")
+                .resource("drift", drift_id),
+            Error::Ledger(error @ ledger::Error::NotRetained { .. }) => error.fault().into(),
             Error::Ledger(error) => {
                 // The text is for the log; callers are told the kind of fault.
                 tracing::error!(%error, "administration");

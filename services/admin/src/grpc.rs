@@ -16,8 +16,11 @@ use tonic::{Request, Response, Status};
 use crate::deadline;
 use crate::error::Error;
 use crate::prices::{Import, PriceAdmin, PriceQuery};
+use crate::reconcile::{Decision, Reconcile, ReconcileAdmin};
 use crate::reprice::{Report, Reprice, RepriceAdmin};
+use crate::retention::RetentionAdmin;
 use crate::status::StatusAdmin;
+use crate::wire;
 
 /// Most models in the answer to a reprice run.
 const MAX_MODELS: usize = 1_000;
@@ -26,6 +29,8 @@ const MAX_MODELS: usize = 1_000;
 pub struct Grpc {
     prices: PriceAdmin,
     reprice: RepriceAdmin,
+    retention: RetentionAdmin,
+    reconcile: ReconcileAdmin,
     status: StatusAdmin,
     request_timeout: Duration,
 }
@@ -35,12 +40,16 @@ impl Grpc {
     pub fn new(
         prices: PriceAdmin,
         reprice: RepriceAdmin,
+        retention: RetentionAdmin,
+        reconcile: ReconcileAdmin,
         status: StatusAdmin,
         request_timeout: Duration,
     ) -> Self {
         Self {
             prices,
             reprice,
+            retention,
+            reconcile,
             status,
             request_timeout,
         }
@@ -236,6 +245,69 @@ impl AdminService for Grpc {
         };
         let report = self.reprice.reprice(&caller, &asked, budget).await?;
         Ok(Response::new(repriced(report)))
+    }
+
+    async fn purge(
+        &self,
+        request: Request<v1::PurgeRequest>,
+    ) -> Result<Response<v1::PurgeResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let budget = deadline::budget(request.metadata(), self.request_timeout);
+        let asked = wire::purge(request.into_inner())?;
+        let report = self.retention.purge(&caller, &asked, budget).await?;
+        Ok(Response::new(wire::purged(&report)))
+    }
+
+    async fn reconcile(
+        &self,
+        request: Request<v1::ReconcileRequest>,
+    ) -> Result<Response<v1::ReconcileResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let budget = deadline::budget(request.metadata(), self.request_timeout);
+        let asked = request.into_inner();
+        let asked = Reconcile {
+            request_id: asked.request_id,
+            user_id: asked.user_id,
+            fix: asked.fix,
+        };
+        let report = self.reconcile.reconcile(&caller, &asked, budget).await?;
+        Ok(Response::new(wire::reconciled(report)))
+    }
+
+    async fn list_drifts(
+        &self,
+        request: Request<v1::ListDriftsRequest>,
+    ) -> Result<Response<v1::ListDriftsResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let state = wire::drift_state(asked.state)?;
+        let (size, token) = (asked.page_size, &asked.page_token);
+        let (drifts, next_page_token) = self
+            .reconcile
+            .drifts(&caller, state, asked.reconcile_id, size, token)
+            .await?;
+        Ok(Response::new(v1::ListDriftsResponse {
+            drifts: drifts.iter().map(wire::drift).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn resolve_drift(
+        &self,
+        request: Request<v1::ResolveDriftRequest>,
+    ) -> Result<Response<v1::ResolveDriftResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let decision = Decision {
+            request_id: asked.request_id,
+            drift_id: asked.drift_id,
+            correct: asked.correct,
+            reason: asked.reason,
+        };
+        let drift = self.reconcile.resolve(&caller, decision).await?;
+        Ok(Response::new(v1::ResolveDriftResponse {
+            drift: Some(wire::drift(&drift)),
+        }))
     }
 
     async fn get_status(

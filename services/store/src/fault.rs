@@ -18,6 +18,9 @@ pub enum Planted {
     SkipTotals,
     /// A void leaves totals alone: breaks the sum of totals and events less voids.
     SkipVoidTotals,
+    /// A purge drops events and leaves their sums out of sealed totals: breaks the sum of totals and
+    /// events.
+    DropUnsealed,
     /// A subscriber that fell behind goes on with what is still kept: breaks feed_complete.
     SkipWhatIsBehind,
     /// The end of the log passes transactions that are still open: breaks feed_complete.

@@ -60,7 +60,11 @@ macro_rules! turn_red {
             let stall = $stall(&kept).await;
             conformance::bounded(ledger, stall).await;
         });
-        for fault in [Planted::SkipTotals, Planted::SkipVoidTotals] {
+        for fault in [
+            Planted::SkipTotals,
+            Planted::SkipVoidTotals,
+            Planted::DropUnsealed,
+        ] {
             turns_red_alone(fault, || {
                 conformance::model::totals_equal_the_reference_at_every_step($open);
             });

@@ -6,9 +6,9 @@ mod conformance;
 
 /// Runs the whole suite on a backend; `open` makes a fresh, empty ledger and
 /// what keeps it alive, `reopen` opens it again, `stall` holds its writer up until dropped, `select`
-/// reads with SQL.
+/// reads with SQL, `execute` writes with it.
 macro_rules! ledger_suite {
-    ($backend:ident, $open:path, $reopen:ident, $stall:ident, $select:ident) => {
+    ($backend:ident, $open:path, $reopen:ident, $stall:ident, $select:ident, $execute:ident) => {
         mod $backend {
             use super::conformance;
 
@@ -134,6 +134,71 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
+            async fn a_purge_changes_no_total() {
+                let (ledger, _kept) = $open().await;
+                conformance::retention::a_purge_changes_no_total(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn what_is_sealed_is_not_accepted_again() {
+                let (ledger, _kept) = $open().await;
+                conformance::retention::what_is_sealed_is_not_accepted_again(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn ragged_edges_that_are_sealed_are_told() {
+                let (ledger, _kept) = $open().await;
+                conformance::retention::ragged_edges_that_are_sealed_are_told(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn items_are_dropped_with_their_month() {
+                let (ledger, _kept) = $open().await;
+                conformance::retention::items_are_dropped_with_their_month(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn requests_are_remembered_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::retention::requests_are_remembered_once(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_purge_in_mid_load_keeps_every_total() {
+                let (ledger, _kept) = $open().await;
+                conformance::retention::a_purge_in_mid_load_keeps_every_total(ledger).await;
+            }
+
+            #[tokio::test]
+            async fn small_drift_is_corrected() {
+                let (ledger, kept) = $open().await;
+                let execute = async |sql| super::$execute(&kept, sql).await;
+                conformance::reconcile::small_drift_is_corrected(&ledger, execute).await;
+            }
+
+            #[tokio::test]
+            async fn large_drift_is_flagged() {
+                let (ledger, kept) = $open().await;
+                let execute = async |sql| super::$execute(&kept, sql).await;
+                conformance::reconcile::large_drift_is_flagged(&ledger, execute).await;
+            }
+
+            #[tokio::test]
+            async fn missing_and_superfluous_totals_are_drift() {
+                let (ledger, kept) = $open().await;
+                let execute = async |sql| super::$execute(&kept, sql).await;
+                conformance::reconcile::missing_and_superfluous_totals_are_drift(&ledger, execute)
+                    .await;
+            }
+
+            #[tokio::test]
+            async fn racing_runs_correct_once() {
+                let (ledger, kept) = $open().await;
+                let execute = async |sql| super::$execute(&kept, sql).await;
+                conformance::reconcile::racing_runs_correct_once(ledger, execute).await;
+            }
+
+            #[tokio::test]
             async fn racing_writers_record_once() {
                 let (ledger, _kept) = $open().await;
                 conformance::racing_writers_record_once(ledger).await;
@@ -195,17 +260,19 @@ ledger_suite!(
     super::open_sqlite,
     reopen_sqlite,
     stall_sqlite,
-    select_sqlite
+    select_sqlite,
+    execute_sqlite
 );
 ledger_suite!(
     postgres,
     super::open_postgres,
     reopen_postgres,
     stall_postgres,
-    select_postgres
+    select_postgres,
+    execute_postgres
 );
 
 use backends::{
-    open_postgres, open_sqlite, reopen_postgres, reopen_sqlite, select_postgres, select_sqlite,
-    stall_postgres, stall_sqlite,
+    execute_postgres, execute_sqlite, open_postgres, open_sqlite, reopen_postgres, reopen_sqlite,
+    select_postgres, select_sqlite, stall_postgres, stall_sqlite,
 };

@@ -13,7 +13,7 @@ use conformance::{T0, event, record, submission, tenant, user_totals};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use tokenmeter_model::event::Event;
-use tokenmeter_store::ledger::{Error, Ledger, Outcome, Submission, Subject};
+use tokenmeter_store::ledger::{Error, Ledger, Outcome, Subject, Submission};
 use tokenmeter_store::postgres::{Config, Postgres};
 
 const MONTH_US: i64 = 31 * 24 * 3_600 * 1_000_000;
@@ -32,7 +32,10 @@ impl Session {
     }
 
     async fn number(&mut self, sql: &'static str) -> i64 {
-        sqlx::query_scalar(sql).fetch_one(&mut self.0).await.unwrap()
+        sqlx::query_scalar(sql)
+            .fetch_one(&mut self.0)
+            .await
+            .unwrap()
     }
 
     /// Waits until so many statements of the ledger wait for a lock.
@@ -234,7 +237,11 @@ async fn sealing_waits_for_groups_in_flight() {
     assert_eq!(recorded(&group.await.unwrap()), 1);
     sealer.run("SET lock_timeout = '5s'").await.unwrap();
     sealer.run(seal).await.unwrap();
-    let batch = vec![old("late"), submission("a", event("new", "u"), 1, T0), old("before")];
+    let batch = vec![
+        old("late"),
+        submission("a", event("new", "u"), 1, T0),
+        old("before"),
+    ];
     let oldest_us = 1_789_000_000_000_000;
     let outcomes = record(&*ledger, batch).await;
     assert_eq!(outcomes[0], Outcome::TooOld { oldest_us });

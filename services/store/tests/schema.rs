@@ -16,7 +16,6 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     // The position counts up in SQLite; in PostgreSQL it is made of the transaction's number.
     ("column ledger_state.last_position", "integer", "-"),
     ("column ledger_state.base", "-", "integer"),
-    ("column ledger_state.sealed_before", "-", "integer"),
     // Which server a PostgreSQL ledger is on, so that a dump that was restored elsewhere is told.
     ("column ledger_state.system_identifier", "-", "text"),
     ("column ledger_state.database_oid", "-", "integer"),
@@ -58,6 +57,7 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
         "yes",
         "-",
     ),
+    ("key drifts", "number", "tenant_id, number"),
     ("key messages", "number", "tenant_id, message_id"),
     ("unique messages (tenant_id, message_id)", "yes", "-"),
     ("key champion_cases", "number", "tenant_id, report_id"),

@@ -3,7 +3,9 @@
 pub mod correction;
 pub mod items;
 pub mod log;
+pub mod reconcile;
 pub mod reports;
+pub mod retention;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,8 +21,8 @@ use tokenmeter_model::totals::Totals;
 use tokio::sync::watch;
 
 use self::correction::{
-    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
-    VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Request,
+    Void, VoidOutcome,
 };
 use self::items::{ItemOutcome, ItemSubmission};
 
@@ -284,7 +286,9 @@ impl Error {
 ///
 /// Every method is atomic. `record` acknowledges only what is on disk.
 #[async_trait]
-pub trait Ledger: reports::Reports + Send + Sync + 'static {
+pub trait Ledger:
+    reports::Reports + retention::Retention + reconcile::Reconciling + Send + Sync + 'static
+{
     /// Records a batch; one outcome a submission, in order. A bad one never fails the others.
     async fn record(&self, batch: Arc<[Submission]>) -> Result<Vec<Result<Outcome, Error>>, Error>;
 
@@ -368,6 +372,11 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
         tenant: &TenantId,
         request_id: &str,
     ) -> Result<Option<Remembered>, Error>;
+
+    /// Remembers a request with its answer, unless its name stands already. Answers what stands: the
+    /// same, what an earlier call was answered, or another request. For work that is safe to repeat
+    /// and in no one transaction.
+    async fn remember(&self, request: Request, answer: String) -> Result<Remembered, Error>;
 
     /// Adds prices to a tenant's book, or with no tenant to the shipped ones. A price that stands
     /// already, figure for figure, keeps its version. Answers each one's version, and whether it

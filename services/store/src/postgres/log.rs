@@ -7,10 +7,10 @@ use sqlx::postgres::{PgConnection, PgPool};
 use tokenmeter_model::bounds::MAX_LINES;
 
 use super::horizon::Horizon;
-use super::unavailable;
+use super::{retention, unavailable};
 use crate::history::{self, MAX_ROWS, Past, small};
 use crate::ledger::Error;
-use crate::ledger::log::Page;
+use crate::ledger::log::{DROPPED, Page};
 
 /// Commits that one page goes through at most.
 const MAX_COMMITS: i64 = 256;
@@ -24,6 +24,13 @@ struct Stretch {
     last_charge_time: Option<i64>,
 }
 
+fn nothing_up_to(through: i64) -> Page {
+    Page {
+        entries: Vec::new(),
+        through,
+    }
+}
+
 /// One page of a tenant's log, as far as it is complete. Positions that nobody was given cost
 /// nothing, so that it is rows that `positions` bounds.
 pub(super) async fn page(
@@ -34,14 +41,26 @@ pub(super) async fn page(
     positions: i64,
 ) -> Result<Page, Error> {
     let committed = *horizon.committed().borrow();
-    let nothing_up_to = |through| Page {
-        entries: Vec::new(),
-        through,
-    };
     if committed <= after {
         return Ok(nothing_up_to(after));
     }
     let mut connection = pool.acquire().await.map_err(unavailable)?;
+    let page = read(&mut connection, tenant, after, committed, positions).await?;
+    // Asked last: what was dropped while the page was read is told then.
+    if after < retention::log_start(&mut *connection, tenant).await? {
+        return Err(Error::Unavailable(DROPPED.into()));
+    }
+    Ok(page)
+}
+
+/// Reads a page of what followed a position, up to what is `committed`.
+async fn read(
+    connection: &mut PgConnection,
+    tenant: &str,
+    after: i64,
+    committed: i64,
+    positions: i64,
+) -> Result<Page, Error> {
     let stretch: Stretch = sqlx::query_as(include_str!("queries/log_commits.sql"))
         .bind(tenant)
         .bind(after)
@@ -78,7 +97,7 @@ pub(super) async fn page(
         through = groups.last().map_or(end, |last| last.last);
     }
     let corrected = history::corrected(&groups)?;
-    let past = past(&mut connection, tenant, &corrected, charged).await?;
+    let past = past(connection, tenant, &corrected, charged).await?;
     let entries = history::entries(&groups, &past)?;
     Ok(Page { entries, through })
 }

@@ -19,13 +19,16 @@ mod partitions;
 mod prices;
 mod reach;
 mod read;
+mod reconcile;
 mod records;
 mod reports;
 mod requests;
+mod retention;
 mod service;
 mod sessions;
 mod sums;
 mod tools;
+mod upkeep;
 mod writer;
 
 use std::sync::Arc;
@@ -45,8 +48,8 @@ use self::connect::State;
 use self::horizon::Horizon;
 use self::writer::Writers;
 use crate::ledger::correction::{
-    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
-    VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Request,
+    Void, VoidOutcome,
 };
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
@@ -100,6 +103,8 @@ pub struct Postgres {
     readers: PgPool,
     /// Whether a replica answers questions.
     has_replica: bool,
+    /// What it was opened with, for connections that are made later.
+    config: Config,
     state: Arc<State>,
     writers: Writers,
     horizon: Horizon,
@@ -129,6 +134,7 @@ impl Postgres {
             primary,
             readers,
             has_replica: config.replica.is_some(),
+            config: config.clone(),
             state,
             writers,
             horizon,
@@ -224,6 +230,10 @@ impl Ledger for Postgres {
         request_id: &str,
     ) -> Result<Option<Remembered>, Error> {
         requests::find(&self.primary, tenant.as_str(), request_id).await
+    }
+
+    async fn remember(&self, request: Request, answer: String) -> Result<Remembered, Error> {
+        requests::remember(&self.primary, &request, answer).await
     }
 
     async fn add_prices(

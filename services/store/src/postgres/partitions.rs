@@ -36,6 +36,11 @@ impl Partitions {
         Ok(())
     }
 
+    /// Whether a month of these times is not known to have a partition.
+    pub(super) fn lacks(&self, times_us: impl Iterator<Item = i64>) -> bool {
+        !self.missing(times_us).is_empty()
+    }
+
     /// Forgets what is known, because it was wrong.
     pub(super) fn forget(&self) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);

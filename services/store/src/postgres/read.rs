@@ -9,12 +9,12 @@ use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
 use sqlx::{AssertSqlSafe, QueryBuilder, Transaction};
 use tokenmeter_model::totals::{Split, Totals, split};
 
-use super::{sums, unavailable};
+use super::{retention, sums, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{RepriceCandidate, RepriceQuery};
 use crate::ledger::{Error, EventQuery, Range, Recorded, Subject, UnpricedPage};
 use crate::rows::events::{self, Corrections};
-use crate::rows::{Row as _, totals};
+use crate::rows::{Row as _, sealed, totals};
 
 /// All times.
 pub(super) const ALWAYS: Range = Range {
@@ -54,6 +54,7 @@ pub(super) async fn totals_of(
         let sql = include_str!("queries/edge_sums.sql").replace("{parts}", &parts);
         let sql = sql.replace("{line_sums}", &sums::of_lines());
         sums.push(sql.replace("{column}", column));
+        sums.push(sealed_row());
     }
     let mut answers = vec![Totals::default(); ranges.len()];
     if sums.is_empty() {
@@ -69,6 +70,14 @@ pub(super) async fn totals_of(
     let rows = query.fetch_all(pool).await.map_err(unavailable)?;
     for row in &rows {
         let number: i64 = row.value(0)?;
+        if number == SEALED {
+            let oldest_us = row.value(1)?;
+            for (_, (from_us, to_us)) in &edges {
+                let (from_us, to_us) = (*from_us, *to_us);
+                sealed::check_range(Range { from_us, to_us }, oldest_us)?;
+            }
+            continue;
+        }
         let answer = usize::try_from(number)
             .ok()
             .and_then(|number| answers.get_mut(number))
@@ -78,6 +87,16 @@ pub(super) async fn totals_of(
             .ok_or_else(|| Error::OutOfRange("the sum of a range passes 64 bits".into()))?;
     }
     Ok(answers)
+}
+
+/// The number of the row that says before when events are sealed.
+const SEALED: i64 = -1;
+
+/// A row like those of sums: [`SEALED`], and the time in place of the first sum. In the same statement,
+/// so that it is of the same snapshot and costs no round trip.
+fn sealed_row() -> String {
+    let figures = vec!["0"; Totals::SUMS.len()].join(", ");
+    format!("SELECT {SEALED}::BIGINT, sealed_before, {figures} FROM ledger_state WHERE id = 1")
 }
 
 /// A stretch of buckets or of times, `[from, to)`, and the number of the range that it is a part of.
@@ -326,7 +345,16 @@ pub(super) async fn unpriced(
 ) -> Result<UnpricedPage, Error> {
     let mut snapshot = snapshot(pool).await?;
     let models = super::service::model_totals(&mut snapshot, tenant, None).await?;
-    let total_lines = models.iter().map(|model| model.totals.unpriced_lines).sum();
+    let sealed: i64 = sqlx::query_scalar(
+        "SELECT coalesce(sum(unpriced_lines), 0)::BIGINT FROM sealed_totals \
+         WHERE tenant_id = $1 AND scope = 'user'",
+    )
+    .bind(tenant)
+    .fetch_one(&mut *snapshot)
+    .await
+    .map_err(unavailable)?;
+    let waiting = models.iter().map(|model| model.totals.unpriced_lines);
+    let total_lines = waiting.sum::<i64>() - sealed;
     let (provider, model) = after.unwrap_or_default();
     let rows = sqlx::query(include_str!("queries/unpriced.sql"))
         .bind(tenant)
@@ -380,6 +408,8 @@ pub(super) async fn reprice_candidates(
 ) -> Result<Vec<RepriceCandidate>, Error> {
     let mut snapshot = snapshot(pool).await?;
     let range = query.range.unwrap_or(ALWAYS);
+    // What is sealed keeps its price.
+    let oldest_us = retention::sealed_before(&mut *snapshot).await?;
     let rows = sqlx::query(include_str!("queries/reprice_candidates.sql"))
         .bind(tenant)
         .bind(after)
@@ -387,7 +417,7 @@ pub(super) async fn reprice_candidates(
         .bind(through.min(i64::MAX - 16))
         .bind(&query.provider)
         .bind(&query.model)
-        .bind(range.from_us)
+        .bind(range.from_us.max(oldest_us))
         .bind(range.to_us)
         .bind(query.include_priced)
         .fetch_all(&mut *snapshot)

@@ -1,7 +1,7 @@
 //! `requests`: what was asked under a name, and what it was answered.
 
 use sqlx::PgExecutor;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgPool};
 
 use super::unavailable;
 use crate::ledger::Error;
@@ -45,6 +45,27 @@ pub(super) async fn find(
         })
     })
     .transpose()
+}
+
+/// Remembers a request with its answer unless its name stands; answers what stands. One transaction.
+pub(super) async fn remember(
+    pool: &PgPool,
+    request: &Request,
+    answer: String,
+) -> Result<Remembered, Error> {
+    let tenant = request.tenant.as_str();
+    let mut transaction = pool.begin().await.map_err(unavailable)?;
+    lock(&mut transaction, tenant).await?;
+    if let Some(before) = find(&mut *transaction, tenant, &request.request_id).await? {
+        return Ok(before);
+    }
+    put(&mut transaction, request, &answer).await?;
+    transaction.commit().await.map_err(unavailable)?;
+    Ok(Remembered {
+        rpc: request.rpc.to_owned(),
+        fingerprint: request.fingerprint.to_vec(),
+        answer,
+    })
 }
 
 /// Remembers a request with its answer, or with another answer than before.

@@ -4,10 +4,11 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
 
 use super::read::{ALWAYS, snapshot};
-use super::{sums, unavailable};
+use super::{retention, sums, unavailable};
 use crate::ledger::reports::{Listed, Moment, Page, SessionOrder, SessionQuery, SessionSummary};
 use crate::ledger::{Error, Range};
 use crate::rows::reports::Sessions;
+use crate::rows::totals;
 
 /// All tokens of a row of `usage_lines` or `usage_totals`.
 const TOKENS: &str = "input + cache_read + cache_write_5m + cache_write_30m + cache_write_1h \
@@ -26,6 +27,7 @@ pub(super) async fn list(
     as_of: Moment,
 ) -> Result<Listed<SessionSummary>, Error> {
     let mut snapshot = snapshot(pool).await?;
+    retention::hold(&mut snapshot).await?;
     let ids = ranked(&mut snapshot, tenant, query, page, as_of).await?;
     let wanted = Wanted {
         tenant,
@@ -181,10 +183,18 @@ impl Wanted<'_> {
 
 /// What the sessions are and have.
 async fn details(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<Sessions, Error> {
-    let facts = include_str!("queries/session_facts.sql");
-    let mut found = Sessions::of_facts(&wanted.fetch(connection, facts).await?)?;
-    let models =
-        include_str!("queries/session_models.sql").replace("{line_sums}", &sums::of_lines());
+    // Of a user or a range, nothing is known of what was dropped.
+    let whole = match wanted.query.user_id.is_empty() && wanted.query.range.is_none() {
+        true => "true",
+        false => "false",
+    };
+    let facts = include_str!("queries/session_facts.sql").replace("{whole}", whole);
+    let mut found = Sessions::of_facts(&wanted.fetch(connection, &facts).await?)?;
+    let models = include_str!("queries/session_models.sql")
+        .replace("{whole}", whole)
+        .replace("{columns}", &totals::sum_columns(str::to_owned))
+        .replace("{line_sums}", &sums::of_lines())
+        .replace("{sums}", &sums::of_totals());
     found.add_models(&wanted.fetch(connection, &models).await?)?;
     let tools = include_str!("queries/session_tools.sql");
     found.add_tools(&wanted.fetch(connection, tools).await?)?;

@@ -7,7 +7,7 @@ use tokenmeter_model::price::Quote;
 use tokenmeter_model::totals::Totals;
 
 use super::insert::Insert;
-use super::{read, requests, totals, unavailable, writer};
+use super::{read, requests, retention, totals, unavailable, writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{Adjustment, RepriceStep, Request, Void, VoidOutcome};
 use crate::ledger::{Error, Recorded, Voided};
@@ -36,8 +36,10 @@ pub(super) async fn void(
     if before.as_ref().is_some_and(|before| !before.is(request)) {
         return Ok((VoidOutcome::RequestConflict, None));
     }
-    let Some(mut event) = standing_event(&mut transaction, request, &void.event_id).await? else {
-        return Ok((VoidOutcome::NotFound, None));
+    let mut event = match standing_event(&mut transaction, request, &void.event_id).await? {
+        Standing::Event(event) => *event,
+        Standing::TooOld { oldest_us } => return Ok((VoidOutcome::TooOld { oldest_us }, None)),
+        Standing::Nothing => return Ok((VoidOutcome::NotFound, None)),
     };
     if let Some(before) = before {
         let already = before.answer == ALREADY;
@@ -84,12 +86,22 @@ fn voided(event: Recorded, already: bool) -> VoidOutcome {
     }
 }
 
+/// What stands under an event id.
+enum Standing {
+    Nothing,
+    /// An event that is sealed.
+    TooOld {
+        oldest_us: i64,
+    },
+    Event(Box<Recorded>),
+}
+
 /// An event with the quotes that stand.
 async fn standing_event(
     connection: &mut SqliteConnection,
     request: &Request,
     event_id: &str,
-) -> Result<Option<Recorded>, Error> {
+) -> Result<Standing, Error> {
     let tenant = request.tenant.as_str();
     let position: Option<i64> = sqlx::query_scalar(
         "SELECT position FROM event_keys WHERE tenant_id = ?1 AND event_id = ?2",
@@ -100,12 +112,19 @@ async fn standing_event(
     .await
     .map_err(unavailable)?;
     let Some(position) = position else {
-        return Ok(None);
+        return Ok(Standing::Nothing);
     };
-    let mut event = [read::first_record(connection, tenant, event_id, position).await?];
+    let oldest_us = retention::sealed_before(&mut *connection).await?;
+    let first = read::first_record(connection, tenant, event_id, position).await?;
+    let first = match first.filter(|first| first.charge_time_us >= oldest_us) {
+        None if oldest_us == 0 => return Err(read::lost()),
+        None => return Ok(Standing::TooOld { oldest_us }),
+        Some(first) => first,
+    };
+    let mut event = [first];
     read::apply_corrections(connection, &mut event, i64::MAX).await?;
     let [event] = event;
-    Ok(Some(event))
+    Ok(Standing::Event(Box::new(event)))
 }
 
 /// Posts the entries of a step if the run is where the caller saw it, and every quote that it saw

@@ -96,7 +96,6 @@ impl Row {
         }
         self
     }
-
 }
 
 impl Values for Row {

@@ -6,10 +6,10 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokenmeter_model::bounds::MAX_LINES;
 
 use super::read::by_position;
-use super::unavailable;
+use super::{retention, unavailable};
 use crate::history::{self, MAX_ROWS, Past, small};
 use crate::ledger::Error;
-use crate::ledger::log::Page;
+use crate::ledger::log::{DROPPED, Page};
 
 /// One page of a tenant's log, from one snapshot.
 pub(super) async fn page(
@@ -19,6 +19,9 @@ pub(super) async fn page(
     positions: i64,
 ) -> Result<Page, Error> {
     let mut snapshot = pool.begin().await.map_err(unavailable)?;
+    if after < retention::log_start(&mut *snapshot, tenant).await? {
+        return Err(Error::Unavailable(DROPPED.into()));
+    }
     let last: i64 = sqlx::query_scalar("SELECT last_position FROM ledger_state WHERE id = 1")
         .fetch_one(&mut *snapshot)
         .await

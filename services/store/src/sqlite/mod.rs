@@ -11,12 +11,15 @@ mod messages;
 mod openings;
 mod prices;
 mod read;
+mod reconcile;
 mod reports;
 mod requests;
+mod retention;
 mod service;
 mod sessions;
 mod tools;
 mod totals;
+mod upkeep;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -37,8 +40,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::writer::{Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{
-    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
-    VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Request,
+    Void, VoidOutcome,
 };
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
@@ -46,8 +49,8 @@ use crate::ledger::{
     StoredPrice, Subject, Submission, UnpricedPage, log as ledger_log,
 };
 use crate::migrate::told;
-use crate::queue::{Batched, Places};
 use crate::openings::{Openings, Stands};
+use crate::queue::{Batched, Places};
 use crate::touched::Touched;
 
 /// Events and items that may wait for the writer; more are refused with [`Error::Overloaded`].
@@ -285,6 +288,15 @@ impl Ledger for Sqlite {
         request_id: &str,
     ) -> Result<Option<Remembered>, Error> {
         requests::find(&self.readers, tenant.as_str(), request_id).await
+    }
+
+    async fn remember(&self, request: Request, answer: String) -> Result<Remembered, Error> {
+        self.ask(|reply| Job::Remember {
+            request,
+            answer,
+            reply,
+        })
+        .await
     }
 
     async fn add_prices(

@@ -11,13 +11,20 @@ use tokenmeter_model::price::Price;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::group::{self, Inserts, Key, Prepared};
-use super::{correct, items, prices, read, unavailable};
+use super::reconcile::Findings;
+use super::retention::{self, OldItems};
+use super::{correct, items, prices, read, reconcile, requests, unavailable};
 use crate::fault::{Planted, is_planted};
-use crate::ledger::correction::{PriceSet, PricesOutcome, RepriceStep, Void, VoidOutcome};
+use crate::ledger::correction::{
+    PriceSet, PricesOutcome, Remembered, RepriceStep, Request, Void, VoidOutcome,
+};
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
+use crate::ledger::reconcile::{Reconciled, Resolve, ResolveOutcome};
+use crate::ledger::retention::Purged;
 use crate::ledger::{Error, Outcome, Submission};
 use crate::metrics;
 use crate::queue::{Batched, EventCall, Events, Group};
+use crate::rows::drifts::Compared;
 use crate::touched::{Given, Touched};
 
 /// Events that one transaction takes at most, whole calls aside: a call of 1,000 events may join a
@@ -48,6 +55,25 @@ pub(super) enum Job {
     SetPrices {
         set: PriceSet,
         reply: oneshot::Sender<Result<PricesOutcome, Error>>,
+    },
+    Remember {
+        request: Request,
+        answer: String,
+        reply: oneshot::Sender<Result<Remembered, Error>>,
+    },
+    Purge {
+        before_us: i64,
+        items: OldItems,
+        reply: oneshot::Sender<Result<Purged, Error>>,
+    },
+    Drifts {
+        findings: Findings,
+        reply: oneshot::Sender<Result<Option<Reconciled>, Error>>,
+    },
+    Resolve {
+        resolve: Resolve,
+        compared: Option<Compared>,
+        reply: oneshot::Sender<Result<Option<ResolveOutcome>, Error>>,
     },
     Check {
         reply: oneshot::Sender<Result<(), Error>>,
@@ -102,37 +128,6 @@ impl Writer {
                     next = group.fill(&mut jobs, GROUP_EVENTS, items_of);
                     self.record_items(group).await;
                 }
-                Job::Void { void, reply } => {
-                    let done =
-                        correct::void(&mut self.connection, &self.inserts.totals, &void).await;
-                    let _ = reply.send(done.map(|(outcome, given)| {
-                        self.publish(given, [&void.request.tenant]);
-                        outcome
-                    }));
-                }
-                Job::Reprice { step, reply } => {
-                    let done =
-                        correct::reprice(&mut self.connection, &self.inserts.totals, &step).await;
-                    let _ = reply.send(done.map(|given| {
-                        self.publish(given, [&step.request.tenant]);
-                        given.is_some()
-                    }));
-                }
-                Job::AddPrices {
-                    tenant,
-                    prices,
-                    now_us,
-                    reply,
-                } => {
-                    let added = prices::add(&mut self.connection, &tenant, prices, now_us).await;
-                    let _ = reply.send(added);
-                }
-                Job::SetPrices { set, reply } => {
-                    let _ = reply.send(prices::set(&mut self.connection, set).await);
-                }
-                Job::Check { reply } => {
-                    let _ = reply.send(self.check().await);
-                }
                 Job::Close { reply } => {
                     if let Err(error) = self.connection.close().await {
                         tracing::warn!(%error, "closing the ledger");
@@ -140,7 +135,71 @@ impl Writer {
                     let _ = reply.send(());
                     return;
                 }
+                other => self.one(other).await,
             }
+        }
+    }
+
+    /// Does a job that is a transaction of its own, and answers it.
+    async fn one(&mut self, job: Job) {
+        let connection = &mut self.connection;
+        match job {
+            Job::Void { void, reply } => {
+                let done = correct::void(connection, &self.inserts.totals, &void).await;
+                let _ = reply.send(done.map(|(outcome, given)| {
+                    self.publish(given, [&void.request.tenant]);
+                    outcome
+                }));
+            }
+            Job::Reprice { step, reply } => {
+                let done = correct::reprice(connection, &self.inserts.totals, &step).await;
+                let _ = reply.send(done.map(|given| {
+                    self.publish(given, [&step.request.tenant]);
+                    given.is_some()
+                }));
+            }
+            Job::AddPrices {
+                tenant,
+                prices,
+                now_us,
+                reply,
+            } => {
+                let added = prices::add(connection, &tenant, prices, now_us).await;
+                let _ = reply.send(added);
+            }
+            Job::SetPrices { set, reply } => {
+                let _ = reply.send(prices::set(connection, set).await);
+            }
+            Job::Check { reply } => {
+                let _ = reply.send(self.check().await);
+            }
+            Job::Remember {
+                request,
+                answer,
+                reply,
+            } => {
+                let _ = reply.send(requests::remember(connection, &request, answer).await);
+            }
+            Job::Purge {
+                before_us,
+                items,
+                reply,
+            } => {
+                let _ = reply.send(retention::purge_step(connection, before_us, &items).await);
+            }
+            Job::Drifts { findings, reply } => {
+                let _ = reply.send(reconcile::record(connection, &findings).await);
+            }
+            Job::Resolve {
+                resolve,
+                compared,
+                reply,
+            } => {
+                let done = reconcile::resolve(connection, &resolve, compared.as_ref()).await;
+                let _ = reply.send(done);
+            }
+            // The loop does these itself.
+            Job::Record(_) | Job::Items(_) | Job::Close { .. } => {}
         }
     }
 
@@ -239,9 +298,14 @@ impl Writer {
             .await
             .map_err(unavailable)?;
         let after = last_position(&mut transaction).await?;
-        // Bound for other positions than those that are free now, nothing of it can be used.
-        let prepared = prepared.filter(|prepared| prepared.last == after);
-        let (numbered, last) = group::number(submissions.iter().copied(), after);
+        let oldest_us = retention::sealed_before(&mut *transaction).await?;
+        let accepted = |one: &Submission| one.charge_time_us >= oldest_us;
+        let whole = submissions.iter().all(|one| accepted(one));
+        // Bound for other events, or for other positions than those that are free now, nothing of
+        // it can be used.
+        let prepared = prepared.filter(|prepared| prepared.last == after && whole);
+        let taken = submissions.iter().copied().filter(|one| accepted(one));
+        let (numbered, last) = group::number(taken, after);
         let (keys, rest) = match prepared {
             Some(prepared) => (prepared.keys, Some((prepared.rows, prepared.sums))),
             None => (group::bind_keys(inserts, &numbered)?, None),
@@ -287,13 +351,23 @@ impl Writer {
                         position,
                     )
                     .await?;
-                    match same {
-                        true => Outcome::Duplicate(Box::new(first)),
-                        false => Outcome::Conflict(Box::new(first)),
+                    match first.filter(|first| first.charge_time_us >= oldest_us) {
+                        None if oldest_us == 0 => return Err(read::lost()),
+                        None => Outcome::TooOld { oldest_us },
+                        Some(first) if same => Outcome::Duplicate(Box::new(first)),
+                        Some(first) => Outcome::Conflict(Box::new(first)),
                     }
                 }
             });
         }
+        let mut written = outcomes.into_iter();
+        let outcomes: Vec<_> = submissions
+            .iter()
+            .filter_map(|one| match accepted(one) {
+                true => written.next(),
+                false => Some(Outcome::TooOld { oldest_us }),
+            })
+            .collect();
         if is_planted(Planted::AnswerWithoutCommit) {
             return Ok(outcomes);
         }
@@ -353,9 +427,13 @@ async fn write_items(
         .begin_with("BEGIN IMMEDIATE")
         .await
         .map_err(unavailable)?;
+    let oldest_us = retention::sealed_before(&mut *transaction).await?;
     let mut outcomes = Vec::new();
     for submission in submissions {
-        outcomes.push(items::record(&mut transaction, submission).await?);
+        outcomes.push(match submission.time_us() < oldest_us {
+            true => ItemOutcome::TooOld { oldest_us },
+            false => items::record(&mut transaction, submission).await?,
+        });
     }
     transaction.commit().await.map_err(unavailable)?;
     Ok(outcomes)

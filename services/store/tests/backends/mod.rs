@@ -36,6 +36,15 @@ pub async fn stall_sqlite(folder: &TempDir) -> impl AsyncFnOnce() {
     }
 }
 
+/// Runs a statement on the ledger in a folder, behind its back.
+#[allow(dead_code)] // the planted faults run a part of the suite
+pub async fn execute_sqlite(folder: &TempDir, sql: String) {
+    let options = SqliteConnectOptions::new().filename(folder.path().join("t.db"));
+    let mut connection: SqliteConnection = options.connect().await.unwrap();
+    let done = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut connection);
+    done.await.unwrap();
+}
+
 /// The rows of a statement on the ledger in a folder, every value as text.
 #[allow(dead_code)] // the planted faults run a part of the suite
 pub async fn select_sqlite(folder: &TempDir, sql: &'static str) -> Vec<Vec<String>> {
@@ -80,6 +89,14 @@ pub async fn stall_postgres(url: &String) -> impl AsyncFnOnce() {
             .unwrap();
         connection.close().await.unwrap();
     }
+}
+
+/// Runs a statement on the ledger in a database, behind its back.
+#[allow(dead_code)] // the planted faults run a part of the suite
+pub async fn execute_postgres(url: &String, sql: String) {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let done = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut connection);
+    done.await.unwrap();
 }
 
 /// The rows of a statement on the ledger in a database, every value as text.

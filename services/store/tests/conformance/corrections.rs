@@ -131,9 +131,7 @@ pub async fn a_void_takes_an_event_out_of_every_figure(ledger: &dyn Ledger) {
         include_priced: true,
         ..RepriceQuery::default()
     };
-    let left = ledger
-        .reprice_candidates(&owner, &all, 0, i64::MAX)
-        .await;
+    let left = ledger.reprice_candidates(&owner, &all, 0, i64::MAX).await;
     assert_eq!(left.unwrap().len(), 1);
     let step = RepriceStep {
         request: request("a", "run-9", "RepriceUsage", T0),

@@ -5,7 +5,9 @@ pub mod feed;
 pub mod idle;
 pub mod items;
 pub mod model;
+pub mod reconcile;
 pub mod reports;
+pub mod retention;
 pub mod stretches;
 mod under_load;
 

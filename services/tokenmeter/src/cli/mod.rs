@@ -17,6 +17,7 @@ mod rows;
 mod status;
 mod time;
 mod top;
+mod upkeep;
 mod usage;
 mod watch;
 
@@ -88,6 +89,14 @@ enum Command {
     ///
     /// Example: tokenmeter reprice --provider openai --from 2026-07-01
     Reprice(corrections::RepriceArgs),
+    /// Hold totals against the events that they are sums of; exit code 1 if any drift stays.
+    ///
+    /// Example: tokenmeter reconcile --fix
+    Reconcile(upkeep::ReconcileArgs),
+    /// Drop events older than retention, as the daily job does; no total changes.
+    ///
+    /// Example: tokenmeter purge --before 2026-05-01 --dry-run
+    Purge(upkeep::PurgeArgs),
     /// Totals of a user, a session, or all models.
     #[command(subcommand)]
     Usage(usage::UsageCommand),
@@ -142,6 +151,8 @@ async fn dispatch(cli: Cli) -> Result<(), Error> {
         Command::Top(args) => top::run(args, &client, output).await,
         Command::Void(args) => corrections::void(args, &client, output).await,
         Command::Reprice(args) => corrections::reprice(args, &client, output).await,
+        Command::Reconcile(args) => upkeep::reconcile(args, &client, output).await,
+        Command::Purge(args) => upkeep::purge(args, &client, output).await,
         Command::Usage(command) => usage::run(command, &client, output).await,
         Command::Events(command) => events::run(command, &client, output).await,
         Command::Prices(command) => prices::run(command, &client, output).await,
@@ -217,6 +228,8 @@ mod tests {
             "tokenmeter void e --reason r --request-id i",
             "tokenmeter reprice --from 2026-01-01 --provider p --model m --include-priced --dry-run",
             "tokenmeter reprice --yes --request-id i",
+            "tokenmeter reconcile --fix --user u --request-id i --output json",
+            "tokenmeter purge --before 2026-05-01 --dry-run",
             "tokenmeter events list --user u --session s --model m --limit 3",
             "tokenmeter prices list --provider p --all-versions",
             "tokenmeter prices import f --dry-run --provider p --provider q --problems",
@@ -241,6 +254,7 @@ mod tests {
             "tokenmeter import provider-jsonl f --time yesterday",
             "tokenmeter void e",
             "tokenmeter reprice --dry-run --yes",
+            "tokenmeter purge --before yesterday",
             "tokenmeter watch --type nothing",
             "tokenmeter watch --count 0",
             "tokenmeter watch --resume T --token-file f",

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokenmeter_admin::{PriceAdmin, Probe, RepriceAdmin, StatusAdmin};
+use tokenmeter_admin::{
+    PriceAdmin, Probe, ReconcileAdmin, RepriceAdmin, RetentionAdmin, StatusAdmin,
+};
 use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
 use tokenmeter_api::streams::Streams;
@@ -180,8 +182,14 @@ fn add_services(
                 );
                 let reprice =
                     RepriceAdmin::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
+                let (ports, zone) = (Arc::clone(ledger), config.zone.clone());
+                let retention =
+                    RetentionAdmin::new(ports, Arc::clone(&clock), zone, config.retention_days);
+                let reconcile = ReconcileAdmin::new(Arc::clone(ledger), Arc::clone(&clock));
                 let timeout = config.request_timeout;
-                let grpc = tokenmeter_admin::Grpc::new(prices, reprice, status, timeout);
+                let grpc = tokenmeter_admin::Grpc::new(
+                    prices, reprice, retention, reconcile, status, timeout,
+                );
                 routes.add_service(tuned!(AdminServiceServer::new(grpc), config));
             }
             // Periodic work answers no calls.

@@ -153,7 +153,31 @@ impl<'a> Plan<'a> {
                 any = true;
             }
         }
+        if any {
+            self.promote_twins();
+        }
         Ok(any)
+    }
+
+    /// What came after one that is left out is now the first of its key, unless it is too old, too.
+    fn promote_twins(&mut self) {
+        let mut promoted = HashMap::new();
+        for &index in &self.sorted {
+            let Place::Twin { first } = self.places[index] else {
+                continue;
+            };
+            if !matches!(self.places[first], Place::TooOld) {
+                continue;
+            }
+            self.places[index] = match promoted.get(&first) {
+                Some(&first) => Place::Twin { first },
+                None if self.submissions[index].charge_time_us < self.oldest_us => Place::TooOld,
+                None => {
+                    promoted.insert(first, index);
+                    Place::New
+                }
+            };
+        }
     }
 
     /// Writes what is to be recorded; answers what its positions are counted from, and the last one.
@@ -190,6 +214,9 @@ impl<'a> Plan<'a> {
             .collect();
         let firsts = self.first_records(connection, &standing).await?;
         let mut oldest_us = self.oldest_us;
+        if self.places.iter().any(|place| !matches!(place, Place::New)) {
+            oldest_us = sealed_before(connection).await?;
+        }
         let mut outcomes = Vec::with_capacity(self.places.len());
         for (index, submission) in self.submissions.iter().enumerate() {
             outcomes.push(match (self.places[index], standing[index]) {
@@ -197,6 +224,7 @@ impl<'a> Plan<'a> {
                     position: start + self.offsets[index],
                 },
                 (_, None) => Outcome::TooOld { oldest_us },
+                _ if submission.charge_time_us < oldest_us => Outcome::TooOld { oldest_us },
                 (_, Some(stands)) => {
                     let first = firsts.get(&stands.position).cloned();
                     match first.filter(|_| stands.charge_time_us >= oldest_us) {

@@ -28,6 +28,9 @@ pub enum Error {
     /// The book is not the one that was expected.
     #[error("prices changed since the dry run")]
     RepriceStale,
+    /// The month is not over.
+    #[error("period {0} is not over")]
+    PeriodOpen(String),
     /// A run of the tenant is under way.
     #[error("a reprice run is under way")]
     RepriceRunning,
@@ -65,6 +68,12 @@ impl From<Error> for Failure {
                 ErrorReason::RepriceStale,
                 "the price book's highest version is not expected_price_version; do a dry run again",
             ),
+            Error::PeriodOpen(period_id) => Self::new(
+                ErrorReason::PeriodStateInvalid,
+                "the month is not over; close it when it is, or leave period_id empty for the last \
+                 one",
+            )
+            .resource("period", period_id),
             Error::RepriceRunning => Self::new(
                 ErrorReason::JobRunning,
                 "a reprice run of this tenant is under way; wait for its end, then send this again",

@@ -15,10 +15,12 @@ use tonic::{Request, Response, Status};
 
 use crate::deadline;
 use crate::error::Error;
+use crate::jobs::JobAdmin;
 use crate::prices::{Import, PriceAdmin, PriceQuery};
 use crate::reconcile::{Decision, Reconcile, ReconcileAdmin};
 use crate::reprice::{Report, Reprice, RepriceAdmin};
 use crate::retention::RetentionAdmin;
+use crate::rollover::RolloverAdmin;
 use crate::status::StatusAdmin;
 use crate::wire;
 
@@ -29,10 +31,21 @@ const MAX_MODELS: usize = 1_000;
 pub struct Grpc {
     prices: PriceAdmin,
     reprice: RepriceAdmin,
-    retention: RetentionAdmin,
-    reconcile: ReconcileAdmin,
     status: StatusAdmin,
+    upkeep: Upkeep,
     request_timeout: Duration,
+}
+
+/// What keeps the ledger in order.
+pub struct Upkeep {
+    /// Closes months.
+    pub rollover: RolloverAdmin,
+    /// Drops what is old.
+    pub retention: RetentionAdmin,
+    /// Compares totals with events.
+    pub reconcile: ReconcileAdmin,
+    /// Tells of the periodic jobs.
+    pub jobs: JobAdmin,
 }
 
 impl Grpc {
@@ -40,17 +53,15 @@ impl Grpc {
     pub fn new(
         prices: PriceAdmin,
         reprice: RepriceAdmin,
-        retention: RetentionAdmin,
-        reconcile: ReconcileAdmin,
         status: StatusAdmin,
+        upkeep: Upkeep,
         request_timeout: Duration,
     ) -> Self {
         Self {
             prices,
             reprice,
-            retention,
-            reconcile,
             status,
+            upkeep,
             request_timeout,
         }
     }
@@ -247,6 +258,34 @@ impl AdminService for Grpc {
         Ok(Response::new(repriced(report)))
     }
 
+    async fn rollover(
+        &self,
+        request: Request<v1::RolloverRequest>,
+    ) -> Result<Response<v1::RolloverResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let v1::RolloverRequest {
+            request_id,
+            period_id,
+            dry_run,
+        } = request.into_inner();
+        let rollover = &self.upkeep.rollover;
+        let done = rollover
+            .rollover(&caller, &request_id, &period_id, dry_run)
+            .await?;
+        Ok(Response::new(wire::rolled_over(done)))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        Caller::of(request.extensions())?;
+        let jobs = self.upkeep.jobs.list().await?;
+        Ok(Response::new(v1::ListJobsResponse {
+            jobs: jobs.into_iter().map(wire::job).collect(),
+        }))
+    }
+
     async fn purge(
         &self,
         request: Request<v1::PurgeRequest>,
@@ -254,7 +293,7 @@ impl AdminService for Grpc {
         let caller = Caller::of(request.extensions())?;
         let budget = deadline::budget(request.metadata(), self.request_timeout);
         let asked = wire::purge(request.into_inner())?;
-        let report = self.retention.purge(&caller, &asked, budget).await?;
+        let report = self.upkeep.retention.purge(&caller, &asked, budget).await?;
         Ok(Response::new(wire::purged(&report)))
     }
 
@@ -270,7 +309,11 @@ impl AdminService for Grpc {
             user_id: asked.user_id,
             fix: asked.fix,
         };
-        let report = self.reconcile.reconcile(&caller, &asked, budget).await?;
+        let report = self
+            .upkeep
+            .reconcile
+            .reconcile(&caller, &asked, budget)
+            .await?;
         Ok(Response::new(wire::reconciled(report)))
     }
 
@@ -283,6 +326,7 @@ impl AdminService for Grpc {
         let state = wire::drift_state(asked.state)?;
         let (size, token) = (asked.page_size, &asked.page_token);
         let (drifts, next_page_token) = self
+            .upkeep
             .reconcile
             .drifts(&caller, state, asked.reconcile_id, size, token)
             .await?;
@@ -304,7 +348,7 @@ impl AdminService for Grpc {
             correct: asked.correct,
             reason: asked.reason,
         };
-        let drift = self.reconcile.resolve(&caller, decision).await?;
+        let drift = self.upkeep.reconcile.resolve(&caller, decision).await?;
         Ok(Response::new(v1::ResolveDriftResponse {
             drift: Some(wire::drift(&drift)),
         }))

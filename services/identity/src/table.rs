@@ -88,7 +88,7 @@ pub const TABLE: &[Access] = &[
     now("AnalyticsService/ListMessages", Required, READ),
     now("AnalyticsService/ListSessionSummaries", Required, READ),
     now("AnalyticsService/ListToolUsage", Required, READ),
-    later("AnalyticsService/ListPeriods", Required, READ),
+    now("AnalyticsService/ListPeriods", Required, READ),
     later("AnalyticsService/ListLimitHits", Required, READ),
     later("AnalyticsService/ListLifecycleEvents", Required, READ),
     later("AnalyticsService/QueryUsage", Required, READ),
@@ -123,9 +123,9 @@ pub const TABLE: &[Access] = &[
     now("AdminService/Reconcile", Required, ADMIN),
     now("AdminService/ListDrifts", Required, TENANT),
     now("AdminService/ResolveDrift", Required, ADMIN),
-    later("AdminService/Rollover", Required, ADMIN),
+    now("AdminService/Rollover", Required, ADMIN),
     now("AdminService/Purge", Required, ADMIN),
-    later("AdminService/ListJobs", Required, TENANT),
+    now("AdminService/ListJobs", Required, TENANT),
     later("AdminService/ListAuditEntries", Required, ADMIN),
 ];
 

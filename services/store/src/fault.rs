@@ -23,6 +23,10 @@ pub enum Planted {
     DropUnsealed,
     /// A subscriber that fell behind goes on with what is still kept: breaks feed_complete.
     SkipWhatIsBehind,
+    /// Every node takes every job: breaks that exactly one does each.
+    RunEverywhere,
+    /// Closed periods follow what comes later: breaks that they never change.
+    ReopenPeriods,
     /// The end of the log passes transactions that are still open: breaks feed_complete.
     PassOpenTransactions,
     /// The end of the log waits for every transaction of the instance: breaks feed_complete.

@@ -158,12 +158,6 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
-            async fn requests_are_remembered_once() {
-                let (ledger, _kept) = $open().await;
-                conformance::retention::requests_are_remembered_once(&ledger).await;
-            }
-
-            #[tokio::test]
             async fn a_purge_in_mid_load_keeps_every_total() {
                 let (ledger, _kept) = $open().await;
                 conformance::retention::a_purge_in_mid_load_keeps_every_total(ledger).await;
@@ -245,6 +239,72 @@ macro_rules! ledger_suite {
             async fn followers_of_idle_tenants_miss_nothing() {
                 let (ledger, _kept) = $open().await;
                 conformance::idle::followers_of_idle_tenants_miss_nothing(ledger).await;
+            }
+
+            #[tokio::test]
+            async fn exactly_one_node_does_a_job() {
+                let (ledger, _kept) = $open().await;
+                conformance::jobs::exactly_one_node_does_a_job(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn who_lost_a_lease_is_told() {
+                let (ledger, _kept) = $open().await;
+                conformance::jobs::who_lost_a_lease_is_told(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_job_that_failed_waits_for_all_nodes() {
+                let (ledger, _kept) = $open().await;
+                conformance::jobs::a_job_that_failed_waits_for_all_nodes(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn tenants_page_in_order() {
+                let (ledger, _kept) = $open().await;
+                conformance::jobs::tenants_page_in_order(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_month_is_closed_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::a_month_is_closed_once(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn racing_rollovers_close_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::racing_rollovers_close_once(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn what_was_closed_never_changes() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::what_was_closed_never_changes(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn settled_periods_answer_as_before() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::settled_periods_answer_as_before(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn periods_page_newest_first() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::periods_page_newest_first(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn adjustments_are_bounded() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::adjustments_are_bounded(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn requests_are_remembered_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::requests_are_remembered_once(&ledger).await;
             }
 
             #[test]

@@ -195,12 +195,12 @@ async fn latest_sessions_stand_in_order_however_old_they_are() {
         order: SessionOrder::LastEvent,
         ..SessionQuery::default()
     };
-    for limit in [1, 2, 3, 8] {
+    for limit in [1_i64, 2, 3, 8] {
         let mut found = Vec::new();
-        for skip in (0..8).step_by(limit) {
+        for skip in (0..8_i64).step_by(usize::try_from(limit).unwrap()) {
             let page = Page {
-                skip: i64::try_from(skip).unwrap(),
-                limit: i64::try_from(limit).unwrap(),
+                skip,
+                limit,
                 as_of: None,
             };
             let listed = ledger.sessions(&tenant(), &latest, page).await.unwrap();
@@ -220,13 +220,6 @@ async fn lists_are_as_of_what_the_replica_has() {
     // A server that is its own replica, with a transaction that it does not know the end of.
     let ledger = open(&url, Some(&url)).await;
     record(&ledger, "before", MONTHS[0]).await;
-    let mut open_one = PgConnection::connect(&url).await.unwrap();
-    sqlx::query("BEGIN").execute(&mut open_one).await.unwrap();
-    sqlx::query("SELECT pg_current_xact_id()")
-        .execute(&mut open_one)
-        .await
-        .unwrap();
-    record(&ledger, "after", MONTHS[1]).await;
     let ids = async |as_of| {
         let all = SessionQuery::default();
         let listed = ledger.sessions(&tenant(), &all, page(as_of)).await.unwrap();
@@ -237,6 +230,17 @@ async fn lists_are_as_of_what_the_replica_has() {
             .collect();
         (ids, listed.as_of)
     };
+    // Transactions of other databases of the server count, too.
+    while ids(None).await.0.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut open_one = PgConnection::connect(&url).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut open_one).await.unwrap();
+    sqlx::query("SELECT pg_current_xact_id()")
+        .execute(&mut open_one)
+        .await
+        .unwrap();
+    record(&ledger, "after", MONTHS[1]).await;
     let (known, as_of) = ids(None).await;
     assert_eq!(known, ["session-of-before"]);
     // What the replica cannot answer for yet is read where it is known.
@@ -254,7 +258,9 @@ async fn lists_are_as_of_what_the_replica_has() {
         .execute(&mut open_one)
         .await
         .unwrap();
-    assert_eq!(ids(None).await.0.len(), 2);
+    while ids(None).await.0.len() < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     // And pages of a moment stay what they were.
     assert_eq!(ids(Some(as_of)).await, (known, as_of));
 }

@@ -48,7 +48,7 @@ impl Session {
     }
 }
 
-async fn node(url: &String, writers: u32) -> Arc<Postgres> {
+async fn node(url: &str, writers: u32) -> Arc<Postgres> {
     let config = Config {
         writers,
         ..Config::new(url)

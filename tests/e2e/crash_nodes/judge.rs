@@ -8,6 +8,9 @@ use tokenmeter_tests::Server;
 use super::client::{Figures, Place, USERS};
 use crate::support::{Clients, event, nano_usd};
 
+/// The user of the judge's own event.
+const JUDGE: &str = "judge";
+
 /// Requests or lines, tokens and nano-USD.
 type Sum = (i64, i64, i64);
 
@@ -18,12 +21,11 @@ pub(super) async fn judge(server: &Server, places: &[Place]) -> Vec<String> {
     let mut clients = Clients::of(server).await;
     // A list holds what stood before the last event that its own server recorded.
     let last = v1::UsageEvent {
-        user_id: "judge".into(),
-        ..event("judge")
+        user_id: JUDGE.into(),
+        ..event("last")
     };
     clients.record(last).await.unwrap();
-    let mut events = clients.all_events().await;
-    events.retain(|event| event.event_id != "judge");
+    let events = clients.all_events().await;
     let standing = judge_events(&events, places, &mut wrong);
     judge_answers(&standing, places, &mut wrong);
     judge_users(&mut clients, &events, &mut wrong).await;
@@ -44,7 +46,7 @@ fn judge_events(
         }
     }
     let mut standing = HashMap::new();
-    for event in events {
+    for event in events.iter().filter(|one| one.user_id != JUDGE) {
         let id = &event.event_id;
         let Some((place, n)) = sent.get(id) else {
             wrong.push(format!("{id} was never sent"));
@@ -111,7 +113,8 @@ async fn judge_users(clients: &mut Clients, events: &[v1::RecordedEvent], wrong:
         let sum = sums.entry(&event.user_id).or_default();
         add(sum, event.total_tokens, nano_usd(event.cost.as_ref()));
     }
-    for user in (0..USERS).map(|n| format!("user-{n}")) {
+    let users = (0..USERS).map(|n| format!("user-{n}"));
+    for user in users.chain([JUDGE.to_owned()]) {
         let totals = clients.lifetime(&user).await;
         let cost = nano_usd(totals.cost.as_ref());
         let got = (totals.requests, totals.total_tokens, cost);
@@ -138,13 +141,15 @@ async fn judge_models(
     }
     let request = v1::GetServiceUsageRequest::default();
     let answer = clients.analytics.get_service_usage(request).await.unwrap();
-    let mut models = answer.into_inner().models.into_iter();
+    let mut totals: BTreeMap<String, Sum> = BTreeMap::new();
+    for one in answer.into_inner().models {
+        let usage = one.usage.unwrap();
+        let all = usage.totals.unwrap();
+        let cost = nano_usd(all.cost.as_ref());
+        totals.insert(usage.model, (all.lines, all.total_tokens, cost));
+    }
     for (model, sum) in sums {
-        let found = models.find(|one| one.usage.as_ref().unwrap().model == model);
-        let totals = found.and_then(|one| one.usage.unwrap().totals);
-        let totals = totals.unwrap_or_default();
-        let cost = totals.cost.as_ref().map_or(0, |cost| nano_usd(Some(cost)));
-        let got = (totals.lines, totals.total_tokens, cost);
+        let got = totals.get(model).copied().unwrap_or_default();
         if got != sum {
             wrong.push(format!("{model}: totals {got:?}, lines {sum:?}"));
         }

@@ -2,7 +2,9 @@
 
 pub mod correction;
 pub mod items;
+pub mod jobs;
 pub mod log;
+pub mod periods;
 pub mod reconcile;
 pub mod reports;
 pub mod retention;
@@ -287,7 +289,14 @@ impl Error {
 /// Every method is atomic. `record` acknowledges only what is on disk.
 #[async_trait]
 pub trait Ledger:
-    reports::Reports + retention::Retention + reconcile::Reconciling + Send + Sync + 'static
+    reports::Reports
+    + retention::Retention
+    + reconcile::Reconciling
+    + periods::Periods
+    + jobs::Jobs
+    + Send
+    + Sync
+    + 'static
 {
     /// Records a batch; one outcome a submission, in order. A bad one never fails the others.
     async fn record(&self, batch: Arc<[Submission]>) -> Result<Vec<Result<Outcome, Error>>, Error>;

@@ -12,11 +12,13 @@ mod failure;
 mod group;
 mod horizon;
 mod items;
+mod jobs;
 mod link;
 mod log;
 mod messages;
 mod migrate;
 mod partitions;
+mod periods;
 mod prices;
 mod reach;
 mod read;
@@ -140,6 +142,16 @@ impl Postgres {
             writers,
             horizon,
         })
+    }
+
+    /// Makes the partitions of the month that a time falls into and of the next one, ahead of their
+    /// need. Safe to call at any time, from several nodes at once.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the server cannot be reached.
+    pub async fn make_partitions(&self, now_us: i64) -> Result<(), Error> {
+        let mut connection = self.primary.acquire().await.map_err(unavailable)?;
+        Ok(partitions::ahead(&mut connection, now_us).await?)
     }
 }
 

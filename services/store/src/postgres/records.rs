@@ -172,3 +172,39 @@ impl Encode<'_, Postgres> for Records {
         self.bytes.len() + 20
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Connection as _;
+    use tokenmeter_model::totals::Totals;
+
+    use super::*;
+    use crate::columns::COLUMNS;
+
+    /// Columns are written without their names, so that both sides have to have the same order.
+    #[tokio::test]
+    async fn types_have_the_columns_that_are_written() {
+        let database = || tokenmeter_test_postgres::shared().database("types");
+        let url = tokio::task::spawn_blocking(database).await.unwrap();
+        super::super::migrate(&url).await.unwrap();
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        let mut sums = vec!["tenant_id", "scope", "subject", "bucket"];
+        sums.extend(Totals::SUMS);
+        sums.push("updated_at");
+        for (name, columns) in [("new_line", COLUMNS), ("new_sums", &sums[..])] {
+            let attributes = "SELECT attname::text FROM pg_attribute \
+                              WHERE attrelid = $1::regclass ORDER BY attnum";
+            let found: Vec<String> = sqlx::query_scalar(attributes)
+                .bind(name)
+                .fetch_all(&mut connection)
+                .await
+                .unwrap();
+            assert_eq!(found, columns, "{name}");
+        }
+        let record = include_str!("queries/record.sql");
+        for sum in Totals::SUMS {
+            let added = format!("{sum} = t.{sum} + excluded.{sum},");
+            assert_eq!(record.matches(&added).count(), 1, "{added}");
+        }
+    }
+}

@@ -91,7 +91,7 @@ pub(super) async fn purge_step(
 /// Seals the ledger before a time, unless it is sealed further; answers before when it is. Waits for
 /// the groups in flight, which hold a lock on the row; those that come meanwhile wait in line behind
 /// this, so that it is no matter how many there are.
-async fn seal(connection: &mut PgConnection, before_us: i64) -> Result<i64, Error> {
+pub(super) async fn seal(connection: &mut PgConnection, before_us: i64) -> Result<i64, Error> {
     let sealed = sealed_before(&mut *connection).await?;
     if sealed >= before_us {
         return Ok(sealed);

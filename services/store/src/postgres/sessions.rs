@@ -11,7 +11,7 @@ use crate::rows::reports::Sessions;
 use crate::rows::totals;
 
 /// All tokens of a row of `usage_lines` or `usage_totals`.
-const TOKENS: &str = "input + cache_read + cache_write_5m + cache_write_30m + cache_write_1h \
+pub(super) const TOKENS: &str = "input + cache_read + cache_write_5m + cache_write_30m + cache_write_1h \
                       + cache_write_12h + cache_write_unspecified + output";
 
 const DAY_US: i64 = 86_400_000_000;

@@ -16,7 +16,8 @@ use crate::ledger::Error;
 use crate::ledger::reconcile::{
     Drift, DriftQuery, Reconciled, Reconciling, Resolve, ResolveOutcome, Scope,
 };
-use crate::ledger::retention::{Purged, Retention};
+use crate::ledger::periods::Periods as _;
+use crate::ledger::retention::{Purged, Retention, month_of};
 
 /// How often a comparison is made again because others corrected totals meanwhile.
 const ATTEMPTS: usize = 5;
@@ -48,6 +49,14 @@ impl Retention for Postgres {
         if dry_run {
             return retention::dry_run(&self.primary, before_us).await;
         }
+        let sealed_us = month_of(before_us);
+        if retention::sealed_before(&self.primary).await? < sealed_us {
+            let mut connection = self.apart().await?;
+            retention::seal(&mut connection, sealed_us).await?;
+        }
+        // From now on nothing comes to the months before. What did is kept with them, and only then
+        // dropped.
+        self.settle_periods(sealed_us).await?;
         // A month may take longer than its caller waits; half of it would be for nothing.
         let step = purge_step(self.config.clone(), Arc::clone(&self.state), before_us);
         let ended = tokio::spawn(step).await;

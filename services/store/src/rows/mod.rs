@@ -3,6 +3,8 @@
 
 pub(crate) mod drifts;
 pub(crate) mod events;
+pub(crate) mod jobs;
+pub(crate) mod periods;
 pub(crate) mod reports;
 pub(crate) mod sealed;
 pub(crate) mod totals;

@@ -6,9 +6,11 @@ mod export;
 mod group;
 mod insert;
 mod items;
+mod jobs;
 mod log;
 mod messages;
 mod openings;
+mod periods;
 mod prices;
 mod read;
 mod reconcile;
@@ -23,6 +25,7 @@ mod upkeep;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,7 +131,27 @@ impl Sqlite {
         self.jobs.send(job(reply)).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
+
+    /// Does rare work with the writer's connection, between two groups.
+    async fn write<T, W>(&self, work: W) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection) -> Writing<'c, T> + Send + 'static,
+    {
+        self.ask(|reply| {
+            Job::Other(Box::new(|connection| {
+                Box::pin(async {
+                    // The caller may have gone; what is committed stands all the same.
+                    let _ = reply.send(work(connection).await);
+                })
+            }))
+        })
+        .await
+    }
 }
+
+/// Work with the writer's connection.
+type Writing<'c, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'c>>;
 
 /// How the file is opened.
 fn options(path: &Path) -> SqliteConnectOptions {

@@ -1,8 +1,7 @@
 //! `requests`: what was asked under a name, and what it was answered.
 
-use sqlx::Connection as _;
-use sqlx::SqliteExecutor;
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{Connection as _, SqliteExecutor};
 
 use super::unavailable;
 use crate::ledger::Error;

@@ -35,6 +35,14 @@ pub(super) async fn sealed_before(executor: impl SqliteExecutor<'_>) -> Result<i
         .map_err(unavailable)
 }
 
+/// Seals the ledger before a time, unless it is sealed before a later one.
+pub(super) async fn seal(connection: &mut SqliteConnection, before_us: i64) -> Result<(), Error> {
+    let seal = "UPDATE ledger_state SET sealed_before = max(sealed_before, ?1) WHERE id = 1";
+    let sealed = sqlx::query(seal).bind(before_us).execute(connection).await;
+    sealed.map_err(unavailable)?;
+    Ok(())
+}
+
 /// The first position of a tenant's log from which on it is whole.
 pub(super) async fn log_start(
     executor: impl SqliteExecutor<'_>,

@@ -12,7 +12,7 @@ use crate::rows::reports::Sessions;
 use crate::rows::totals;
 
 /// All tokens of a row of `usage_lines` or `usage_totals`.
-const TOKENS: &str = "input + cache_read + cache_write_5m + cache_write_30m + cache_write_1h \
+pub(super) const TOKENS: &str = "input + cache_read + cache_write_5m + cache_write_30m + cache_write_1h \
                       + cache_write_12h + cache_write_unspecified + output";
 
 /// A page of sessions, from one snapshot.

@@ -9,10 +9,11 @@ use super::reconcile::{self, Findings, Which};
 use super::writer::Job;
 use super::{Sqlite, retention};
 use crate::ledger::Error;
+use crate::ledger::periods::Periods as _;
 use crate::ledger::reconcile::{
     Drift, DriftQuery, Reconciled, Reconciling, Resolve, ResolveOutcome,
 };
-use crate::ledger::retention::{Purged, Retention};
+use crate::ledger::retention::{Purged, Retention, month_of};
 
 /// How often a comparison is made again because others corrected totals meanwhile.
 const ATTEMPTS: usize = 5;
@@ -27,6 +28,16 @@ impl Retention for Sqlite {
         if dry_run {
             return retention::dry_run(&self.readers, before_us).await;
         }
+        let sealed_us = month_of(before_us);
+        if retention::sealed_before(&self.readers).await? < sealed_us {
+            self.write(move |connection| {
+                Box::pin(async move { retention::seal(connection, sealed_us).await })
+            })
+            .await?;
+        }
+        // From now on nothing comes to the months before. What did is kept with them, and only then
+        // dropped.
+        self.settle_periods(sealed_us).await?;
         let items = retention::old_items(&self.readers, before_us).await?;
         self.ask(|reply| Job::Purge {
             before_us,

@@ -1,6 +1,7 @@
 //! The one task that writes. Calls gather while the transaction before them commits (group
 //! commit, no timer), and each group is one transaction: keys, lines, totals, position.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -75,6 +76,8 @@ pub(super) enum Job {
         compared: Option<Compared>,
         reply: oneshot::Sender<Result<Option<ResolveOutcome>, Error>>,
     },
+    /// Rare work, with the connection.
+    Other(Other),
     Check {
         reply: oneshot::Sender<Result<(), Error>>,
     },
@@ -82,6 +85,12 @@ pub(super) enum Job {
         reply: oneshot::Sender<()>,
     },
 }
+
+/// Does its work and answers who asked.
+pub(super) type Other = Box<
+    dyn for<'c> FnOnce(&'c mut SqliteConnection) -> Pin<Box<dyn Future<Output = ()> + Send + 'c>>
+        + Send,
+>;
 
 /// The writer with its connection and prepared inserts.
 pub(super) struct Writer {
@@ -198,6 +207,7 @@ impl Writer {
                 let done = reconcile::resolve(connection, &resolve, compared.as_ref()).await;
                 let _ = reply.send(done);
             }
+            Job::Other(work) => work(connection).await,
             // The loop does these itself.
             Job::Record(_) | Job::Items(_) | Job::Close { .. } => {}
         }

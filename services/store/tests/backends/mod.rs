@@ -72,12 +72,12 @@ pub async fn open_postgres() -> (Postgres, String) {
 }
 
 /// The ledger in a database, whoever else has it open.
-pub async fn reopen_postgres(url: &String) -> Postgres {
+pub async fn reopen_postgres(url: &str) -> Postgres {
     Postgres::open(&postgres::Config::new(url)).await.unwrap()
 }
 
 /// Holds a lock that every group needs until told to let go.
-pub async fn stall_postgres(url: &String) -> impl AsyncFnOnce() {
+pub async fn stall_postgres(url: &str) -> impl AsyncFnOnce() {
     let mut connection = PgConnection::connect(url).await.unwrap();
     for sql in ["BEGIN", "LOCK TABLE usage_totals IN EXCLUSIVE MODE"] {
         sqlx::query(sql).execute(&mut connection).await.unwrap();
@@ -101,7 +101,7 @@ pub async fn execute_postgres(url: &String, sql: String) {
 
 /// The rows of a statement on the ledger in a database, every value as text.
 #[allow(dead_code)] // the planted faults run a part of the suite
-pub async fn select_postgres(url: &String, sql: &'static str) -> Vec<Vec<String>> {
+pub async fn select_postgres(url: &str, sql: &'static str) -> Vec<Vec<String>> {
     let mut connection = PgConnection::connect(url).await.unwrap();
     let rows = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
     let value = |row: &sqlx::postgres::PgRow, n: usize| match row.try_get::<i64, _>(n) {

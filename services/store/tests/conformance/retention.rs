@@ -393,14 +393,3 @@ pub async fn a_purge_in_mid_load_keeps_every_total<L: Ledger>(ledger: L) {
         .unwrap();
     assert_eq!(clean.drift_count, 0);
 }
-
-/// A request that is no one transaction is remembered once.
-pub async fn requests_are_remembered_once(ledger: &dyn Ledger) {
-    let one = request("a", "p", "Purge", T0);
-    let first = ledger.remember(one.clone(), "1".into()).await.unwrap();
-    let again = ledger.remember(one, "2".into()).await.unwrap();
-    assert_eq!((first.answer.as_str(), again.answer.as_str()), ("1", "1"));
-    let other = request("a", "p", "Reconcile", T0);
-    let stands = ledger.remember(other.clone(), "3".into()).await.unwrap();
-    assert!(!stands.is(&other) && stands.rpc == "Purge");
-}

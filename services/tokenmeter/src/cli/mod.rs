@@ -7,6 +7,7 @@ mod events;
 mod export;
 mod files;
 mod import;
+mod jobs;
 mod json;
 mod migrate;
 mod normalize;
@@ -97,6 +98,14 @@ enum Command {
     ///
     /// Example: tokenmeter purge --before 2026-05-01 --dry-run
     Purge(upkeep::PurgeArgs),
+    /// Close a month of every user with usage in it, as the monthly job does.
+    ///
+    /// Example: tokenmeter rollover --period 2026-07 --dry-run
+    Rollover(jobs::RolloverArgs),
+    /// The periodic jobs: how each ran last, and when it runs next.
+    ///
+    /// Example: tokenmeter jobs --output json
+    Jobs,
     /// Totals of a user, a session, or all models.
     #[command(subcommand)]
     Usage(usage::UsageCommand),
@@ -153,6 +162,8 @@ async fn dispatch(cli: Cli) -> Result<(), Error> {
         Command::Reprice(args) => corrections::reprice(args, &client, output).await,
         Command::Reconcile(args) => upkeep::reconcile(args, &client, output).await,
         Command::Purge(args) => upkeep::purge(args, &client, output).await,
+        Command::Rollover(args) => jobs::rollover(args, &client, output).await,
+        Command::Jobs => jobs::list(&client, output).await,
         Command::Usage(command) => usage::run(command, &client, output).await,
         Command::Events(command) => events::run(command, &client, output).await,
         Command::Prices(command) => prices::run(command, &client, output).await,
@@ -230,6 +241,8 @@ mod tests {
             "tokenmeter reprice --yes --request-id i",
             "tokenmeter reconcile --fix --user u --request-id i --output json",
             "tokenmeter purge --before 2026-05-01 --dry-run",
+            "tokenmeter rollover --period 2026-07 --dry-run --request-id i",
+            "tokenmeter jobs",
             "tokenmeter events list --user u --session s --model m --limit 3",
             "tokenmeter prices list --provider p --all-versions",
             "tokenmeter prices import f --dry-run --provider p --provider q --problems",

@@ -53,6 +53,7 @@ pub(super) fn install() -> Result<PrometheusHandle, String> {
         .map_err(|error| failed(&error))?;
     tokenmeter_store::metrics::describe();
     tokenmeter_metering::metrics::describe();
+    super::jobs::describe();
     describe_counter!(RPCS, Unit::Count, "Calls that ended, by final code");
     describe_gauge!(RPCS_IN_FLIGHT, Unit::Count, "Calls that have not ended");
     describe_histogram!(

@@ -3,6 +3,7 @@
 mod call;
 mod guard;
 mod health;
+mod jobs;
 pub(crate) mod ledger;
 mod metrics;
 mod page;
@@ -27,7 +28,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
-use crate::config::{Config, Raw, ServeArgs};
+use crate::config::{Config, Raw, ServeArgs, ServeRole};
 
 /// How long the ledger may take to write what it accepted, whatever is left of the grace period.
 const FLUSH_AT_LEAST: Duration = Duration::from_secs(5);
@@ -128,6 +129,11 @@ async fn run(
         "serving"
     );
 
+    let jobs = config.roles.contains(&ServeRole::Jobs).then(|| {
+        let stop = draining.child_token();
+        jobs::start(&config, &node.ledger, wiring::node_id(), stop)
+    });
+
     let (told, drain) = oneshot::channel::<()>();
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = node.router.serve_with_incoming_shutdown(incoming, async {
@@ -165,6 +171,14 @@ async fn run(
         }
     };
     drop(scrapes);
+    if let Some(jobs) = jobs {
+        // Also where serving ended by itself.
+        draining.cancel();
+        // They break off what they do, and give their leases back.
+        if tokio::time::timeout_at(deadline, jobs).await.is_err() {
+            tracing::warn!("the grace period ended before the jobs");
+        }
+    }
     close(&*node.ledger, deadline).await;
     tracing::info!("stopped");
     ended.map_err(|error| format!("serving: {error}"))

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokenmeter_admin::{
-    PriceAdmin, Probe, ReconcileAdmin, RepriceAdmin, RetentionAdmin, StatusAdmin,
+    JobAdmin, PriceAdmin, Probe, ReconcileAdmin, RepriceAdmin, RetentionAdmin, RolloverAdmin,
+    StatusAdmin, Upkeep,
 };
 use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
@@ -17,7 +18,7 @@ use tokenmeter_metering::stream::{Rules, UNREAD_LIMIT};
 use tokenmeter_metering::{Metering, StreamSettings};
 use tokenmeter_model::price::shipped;
 use tokenmeter_store::books::Books;
-use tokenmeter_store::clock;
+use tokenmeter_store::clock::{self, Clock};
 use tokenmeter_store::ledger::Ledger;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
@@ -28,6 +29,7 @@ use tower::layer::util::{Identity, Stack};
 
 use super::guard::GuardLayer;
 use super::health::{self, Health};
+use super::jobs;
 use super::ledger::{self, LedgerProbe, Opened};
 use crate::config::{Config, ServeRole};
 
@@ -182,14 +184,9 @@ fn add_services(
                 );
                 let reprice =
                     RepriceAdmin::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
-                let (ports, zone) = (Arc::clone(ledger), config.zone.clone());
-                let retention =
-                    RetentionAdmin::new(ports, Arc::clone(&clock), zone, config.retention_days);
-                let reconcile = ReconcileAdmin::new(Arc::clone(ledger), Arc::clone(&clock));
+                let upkeep = upkeep(config, ledger, &clock);
                 let timeout = config.request_timeout;
-                let grpc = tokenmeter_admin::Grpc::new(
-                    prices, reprice, retention, reconcile, status, timeout,
-                );
+                let grpc = tokenmeter_admin::Grpc::new(prices, reprice, status, upkeep, timeout);
                 routes.add_service(tuned!(AdminServiceServer::new(grpc), config));
             }
             // Periodic work answers no calls.
@@ -198,8 +195,24 @@ fn add_services(
     }
 }
 
+/// What keeps the ledger in order, by request.
+fn upkeep(config: &Config, ledger: &Arc<dyn Ledger>, clock: &Clock) -> Upkeep {
+    let (zone, clock) = (&config.zone, || Arc::clone(clock));
+    let plans = jobs::tasks(config, ledger)
+        .iter()
+        .map(|task| task.plan)
+        .collect();
+    let days = config.retention_days;
+    Upkeep {
+        rollover: RolloverAdmin::new(Arc::clone(ledger), clock(), zone.clone()),
+        retention: RetentionAdmin::new(Arc::clone(ledger), clock(), zone.clone(), days),
+        reconcile: ReconcileAdmin::new(Arc::clone(ledger), clock()),
+        jobs: JobAdmin::new(Arc::clone(ledger), clock(), zone.clone(), plans),
+    }
+}
+
 /// The host's name where it has one, and the process.
-fn node_id() -> String {
+pub(super) fn node_id() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}/{}", host.trim(), std::process::id())
 }

@@ -15,6 +15,7 @@ mod durability;
 mod everyday;
 mod everyday_access;
 mod feed;
+mod feed_nodes;
 mod health;
 mod import;
 mod import_files;

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::alarm::{Alarm, Tell};
 use super::connect::{self, State};
 use super::{Config, unavailable};
 use crate::fault::{Planted, is_planted};
@@ -40,8 +41,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How long a caller waits for the position of now, and for one that another node has told of.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// From when on a transaction that holds up the log is warned of.
-const ALARM: Duration = Duration::from_secs(10);
 /// Commits that one look goes through; of more at once it is not remembered whose they were.
 const MAX_COMMITS: i64 = 8_192;
 
@@ -104,7 +103,7 @@ impl Horizon {
             wake: Arc::clone(&wake),
             node: node.clone(),
             told: first.committed,
-            held: None,
+            alarm: Alarm::default(),
         };
         let listener = listen(config.url.clone(), node, Arc::clone(&wake));
         Ok(Self {
@@ -208,13 +207,6 @@ impl Look {
     }
 }
 
-/// The transaction that holds up the log, since when, and whether that was told.
-struct Held {
-    transaction: i64,
-    since: Instant,
-    warned: bool,
-}
-
 /// The task that looks.
 struct Watcher {
     config: Config,
@@ -229,7 +221,7 @@ struct Watcher {
     node: String,
     /// What the other nodes were told of.
     told: i64,
-    held: Option<Held>,
+    alarm: Alarm,
 }
 
 impl Watcher {
@@ -362,36 +354,17 @@ impl Watcher {
 
     /// Measures how long the same transaction has held up the log, and warns once of each.
     fn watch(&mut self, look: &Look) {
-        let held = match (look.transaction, self.held.take()) {
-            (None, before) => {
-                metrics::log_held(Duration::ZERO);
-                if before.is_some_and(|held| held.warned) {
-                    tracing::info!("the log goes on");
-                }
-                return;
-            }
-            (Some(transaction), Some(held)) if held.transaction == transaction => held,
-            (Some(transaction), _) => Held {
-                transaction,
-                since: Instant::now(),
-                warned: false,
-            },
-        };
-        let lasting = held.since.elapsed();
+        let (lasting, tell) = self.alarm.see(look.transaction, Instant::now());
         metrics::log_held(lasting);
-        let warn = lasting >= ALARM && !held.warned;
-        if warn {
-            let (pid, seconds) = (look.pid.unwrap_or_default(), lasting.as_secs());
-            tracing::warn!(
-                pid,
-                seconds,
-                "a writer's transaction holds up the log: see pg_stat_activity for its pid"
-            );
+        match tell {
+            Tell::Nothing => {}
+            Tell::Over => tracing::info!("the log goes on"),
+            Tell::Held => tracing::warn!(
+                pid = look.pid,
+                seconds = lasting.as_secs(),
+                "a writer's transaction holds up the log: look its pid up in pg_stat_activity"
+            ),
         }
-        self.held = Some(Held {
-            warned: held.warned || warn,
-            ..held
-        });
     }
 }
 

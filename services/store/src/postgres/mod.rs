@@ -4,6 +4,7 @@
 //! Everything that has to be seen at once (keys, prices, the log) is read from the primary; questions
 //! may go to a replica.
 
+mod alarm;
 mod connect;
 mod correct;
 mod export;

@@ -189,12 +189,19 @@ pub async fn what_is_sealed_is_not_accepted_again(ledger: &dyn Ledger) {
         // Without a time of its own, a retry is charged when it comes.
         submission("a", retry, 1, T0),
         submission("a", event("fine", "u"), 1, T0),
+        // Of several with one id, the first that is not too old stands.
+        submission("a", event("twice", "u"), 1, sealed - 2),
+        submission("a", event("twice", "u"), 1, T0),
+        submission("a", event("twice", "u"), 1, T0),
     ];
     let outcomes = record(ledger, batch).await;
     assert_eq!(outcomes[0], too_old);
     assert!(matches!(outcomes[1], Outcome::Recorded { .. }));
-    assert_eq!(outcomes[2..4], [too_old.clone(), too_old]);
+    assert_eq!(outcomes[2..4], [too_old.clone(), too_old.clone()]);
     assert!(matches!(outcomes[4], Outcome::Recorded { .. }));
+    assert_eq!(outcomes[5], too_old);
+    assert!(matches!(outcomes[6], Outcome::Recorded { .. }));
+    assert!(matches!(outcomes[7], Outcome::Duplicate(_)));
     for (name, id) in [("v2", "e0"), ("v3", "e1"), ("v1", "e1")] {
         let wanted = void("a", name, id, "wrong", T0);
         let outcome = ledger.void(wanted).await.unwrap();
@@ -213,7 +220,7 @@ pub async fn what_is_sealed_is_not_accepted_again(ledger: &dyn Ledger) {
         .reprice_candidates(&tenant("a"), &query, 0, last)
         .await;
     let lines = lines.unwrap();
-    assert_eq!(lines.len(), 4);
+    assert_eq!(lines.len(), 5);
     assert!(lines.iter().all(|line| line.charge_time_us >= sealed));
 
     // Who followed the log goes on; who comes from before the drop is told.

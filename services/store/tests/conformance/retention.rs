@@ -14,7 +14,7 @@ use tokenmeter_store::ledger::{
 };
 
 use super::items::{champion, message, record_items, tool};
-use super::{T0, event, record, request, submission, tenant, user_totals, void};
+use super::{T0, event, record, submission, tenant, user_totals, void};
 
 /// A day in microseconds.
 pub const DAY_US: i64 = 86_400_000_000;

@@ -42,10 +42,10 @@ pub async fn purge(ledger: &dyn Ledger, before_us: i64) -> Dropped {
 /// Events of July, August and September, of two users and sessions, one voided, one repriced.
 async fn three_months(ledger: &dyn Ledger) {
     let mut batch = Vec::new();
-    for (n, days) in [62, 61, 31, 30, 1, 0].into_iter().enumerate() {
+    for (n, days) in (0..).zip([62, 61, 31, 30, 1, 0]) {
         let mut one = event(&format!("e{n}"), if n % 2 == 0 { "u" } else { "v" });
         one.team_id = "team".into();
-        one.turn = Some(n as i64 / 2);
+        one.turn = Some(n / 2);
         one.latency_ms = Some(100);
         one.request_time_us = Some(T0 - days * DAY_US);
         batch.push(submission("a", one, 10, T0 - days * DAY_US));
@@ -393,7 +393,7 @@ pub async fn a_purge_in_mid_load_keeps_every_total<L: Ledger>(ledger: L) {
     };
     let kept = ledger.events(&tenant("a"), &query).await.unwrap();
     assert!(kept.iter().all(|one| one.charge_time_us >= sealed));
-    assert_eq!(dropped + kept.len() as i64, recorded);
+    assert_eq!(dropped + i64::try_from(kept.len()).unwrap(), recorded);
     let clean = ledger
         .reconcile(&tenant("a"), "", false, "after", T0)
         .await

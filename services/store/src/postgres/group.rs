@@ -147,11 +147,28 @@ impl<'a> Plan<'a> {
     ) -> Result<bool, Failure> {
         self.oldest_us = sealed_before(connection).await?;
         let mut any = false;
-        for (place, submission) in self.places.iter_mut().zip(self.submissions) {
-            if matches!(place, Place::New) && submission.charge_time_us < self.oldest_us {
-                *place = Place::TooOld;
-                any = true;
-            }
+        // Of several with one key, the first that is not too old is to be recorded.
+        let mut heirs = HashMap::new();
+        for index in 0..self.places.len() {
+            let sealed = self.submissions[index].charge_time_us < self.oldest_us;
+            self.places[index] = match self.places[index] {
+                Place::New if sealed => {
+                    any = true;
+                    Place::TooOld
+                }
+                Place::Twin { .. } if sealed => Place::TooOld,
+                // A twin comes after the one that it is a twin of.
+                Place::Twin { first } if matches!(self.places[first], Place::TooOld) => {
+                    match heirs.get(&first) {
+                        Some(&first) => Place::Twin { first },
+                        None => {
+                            heirs.insert(first, index);
+                            Place::New
+                        }
+                    }
+                }
+                other => other,
+            };
         }
         if any {
             self.promote_twins();

@@ -93,7 +93,7 @@ pub async fn stall_postgres(url: &str) -> impl AsyncFnOnce() {
 
 /// Runs a statement on the ledger in a database, behind its back.
 #[allow(dead_code)] // the planted faults run a part of the suite
-pub async fn execute_postgres(url: &String, sql: String) {
+pub async fn execute_postgres(url: &str, sql: String) {
     let mut connection = PgConnection::connect(url).await.unwrap();
     let done = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut connection);
     done.await.unwrap();

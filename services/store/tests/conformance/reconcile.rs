@@ -13,7 +13,7 @@ use tokenmeter_store::ledger::reconcile::{
 use super::{T0, event, record, request, submission, tenant, user_totals};
 
 /// Events recorded: enough that one more is less than 5 % in every field.
-const EVENTS: i64 = 90;
+const EVENTS: usize = 90;
 /// Totals that they make: four lifetimes, three quarter-hours.
 const TOTALS: i64 = 7;
 
@@ -22,7 +22,7 @@ async fn recorded(ledger: &dyn Ledger) {
     let batch = (0..EVENTS).map(|n| {
         let mut one = event(&format!("e{n}"), "u");
         one.team_id = "team".into();
-        one.status = [Status::Succeeded, Status::Failed, Status::Interrupted][n as usize % 3];
+        one.status = [Status::Succeeded, Status::Failed, Status::Interrupted][n % 3];
         one.latency_ms = Some(100);
         one.lines[0].counts = TokenCounts {
             input: 100,
@@ -80,6 +80,10 @@ fn update(of_field: impl Fn(&str) -> String) -> String {
     )
 }
 
+fn count<T>(list: &[T]) -> i64 {
+    i64::try_from(list.len()).unwrap()
+}
+
 fn counts(found: &Reconciled) -> (i64, i64, i64) {
     (found.drift_count, found.corrected, found.flagged)
 }
@@ -96,7 +100,7 @@ pub async fn small_drift_is_corrected(ledger: &dyn Ledger, execute: impl AsyncFn
     execute(update(|name| format!("{name} + 1"))).await;
     assert_eq!(counts(&run(ledger, "look", false).await), (all, 0, 0));
     let found = drifts(ledger, "look", Some(DriftState::Reported)).await;
-    assert_eq!(found.len() as i64, all);
+    assert_eq!(count(&found), all);
     for scope in Scope::ALL {
         for bucket in [0, bucket(T0)] {
             if scope == Scope::Session && bucket != 0 {
@@ -147,7 +151,7 @@ pub async fn large_drift_is_flagged(ledger: &dyn Ledger, execute: impl AsyncFn(S
         before.output * 2
     );
     let found = drifts(ledger, "one", Some(DriftState::Flagged)).await;
-    assert_eq!(found.len() as i64, all);
+    assert_eq!(count(&found), all);
     let exact = found.iter().find(|one| one.field == "input").unwrap();
     assert_eq!(exact.ppm(), Some(50_000));
 
@@ -275,7 +279,7 @@ pub async fn missing_and_superfluous_totals_are_drift(
         query.before = Some(last.number);
         seen.extend(page.iter().map(|one| one.number));
     }
-    assert_eq!(seen.len() as i64, 6 * fields);
+    assert_eq!(count(&seen), 6 * fields);
     assert!(seen.windows(2).all(|pair| pair[0] > pair[1]));
     assert_eq!(
         ledger

@@ -307,12 +307,6 @@ macro_rules! ledger_suite {
                 conformance::periods::adjustments_are_bounded(&ledger).await;
             }
 
-            #[tokio::test]
-            async fn requests_are_remembered_once() {
-                let (ledger, _kept) = $open().await;
-                conformance::periods::requests_are_remembered_once(&ledger).await;
-            }
-
             #[test]
             fn totals_equal_the_reference_at_every_step() {
                 conformance::model::totals_equal_the_reference_at_every_step(|| $open());

@@ -92,24 +92,3 @@ pub(super) async fn put(
     .map_err(unavailable)?;
     Ok(())
 }
-
-/// Remembers a request with its answer, unless it is remembered; answers what is.
-pub(super) async fn remember(
-    pool: &PgPool,
-    request: &Request,
-    answer: String,
-) -> Result<Remembered, Error> {
-    let mut transaction = pool.begin().await.map_err(unavailable)?;
-    let tenant = request.tenant.as_str();
-    lock(&mut transaction, tenant).await?;
-    if let Some(before) = find(&mut *transaction, tenant, &request.request_id).await? {
-        return Ok(before);
-    }
-    put(&mut transaction, request, &answer).await?;
-    transaction.commit().await.map_err(unavailable)?;
-    Ok(Remembered {
-        rpc: request.rpc.to_owned(),
-        fingerprint: request.fingerprint.to_vec(),
-        answer,
-    })
-}

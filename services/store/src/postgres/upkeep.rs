@@ -13,10 +13,10 @@ use super::connect::{self, State};
 use super::reconcile::{self, Findings, Which};
 use super::{Config, Postgres, retention};
 use crate::ledger::Error;
+use crate::ledger::periods::Periods as _;
 use crate::ledger::reconcile::{
     Drift, DriftQuery, Reconciled, Reconciling, Resolve, ResolveOutcome, Scope,
 };
-use crate::ledger::periods::Periods as _;
 use crate::ledger::retention::{Purged, Retention, month_of};
 
 /// How often a comparison is made again because others corrected totals meanwhile.

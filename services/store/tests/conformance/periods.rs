@@ -371,16 +371,3 @@ pub async fn adjustments_are_bounded(ledger: &dyn Ledger) {
         assert_eq!(period.adjustments[0].event_id, "late-0-0");
     }
 }
-
-pub async fn requests_are_remembered_once(ledger: &dyn Ledger) {
-    let first = request("a", "r", "Rollover", T0);
-    let stands = ledger.remember(first.clone(), "1".into()).await.unwrap();
-    assert_eq!(stands.answer, "1");
-    let again = ledger.remember(first.clone(), "2".into()).await.unwrap();
-    assert!(again.is(&first) && again.answer == "1");
-    let other = request("a", "r", "Purge", T0);
-    let stands = ledger.remember(other.clone(), "3".into()).await.unwrap();
-    assert!(!stands.is(&other) && stands.rpc == "Rollover");
-    let foreign = ledger.remembered(&tenant("b"), "r").await.unwrap();
-    assert_eq!(foreign, None);
-}

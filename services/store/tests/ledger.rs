@@ -302,6 +302,12 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
+            async fn a_purge_leaves_closed_months_as_they_were() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::a_purge_leaves_closed_months_as_they_were(&ledger).await;
+            }
+
+            #[tokio::test]
             async fn adjustments_are_bounded() {
                 let (ledger, _kept) = $open().await;
                 conformance::periods::adjustments_are_bounded(&ledger).await;

@@ -27,6 +27,8 @@ pub enum Planted {
     RunEverywhere,
     /// Closed periods follow what comes later: breaks that they never change.
     ReopenPeriods,
+    /// What came after the close goes with what is dropped: breaks that closed periods keep it.
+    ForgetAdjustments,
     /// The end of the log passes transactions that are still open: breaks feed_complete.
     PassOpenTransactions,
     /// The end of the log waits for every transaction of the instance: breaks feed_complete.

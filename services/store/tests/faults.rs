@@ -90,6 +90,10 @@ macro_rules! turn_red {
             let (ledger, _kept) = $open().await;
             conformance::periods::what_was_closed_never_changes(&ledger).await;
         });
+        turns_red(Planted::ForgetAdjustments, || async {
+            let (ledger, _kept) = $open().await;
+            conformance::periods::a_purge_leaves_closed_months_as_they_were(&ledger).await;
+        });
     };
 }
 

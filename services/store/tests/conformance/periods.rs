@@ -372,15 +372,41 @@ pub async fn adjustments_are_bounded(ledger: &dyn Ledger) {
     }
 }
 
-pub async fn requests_are_remembered_once(ledger: &dyn Ledger) {
-    let first = request("a", "r", "Rollover", T0);
-    let stands = ledger.remember(first.clone(), "1".into()).await.unwrap();
-    assert_eq!(stands.answer, "1");
-    let again = ledger.remember(first.clone(), "2".into()).await.unwrap();
-    assert!(again.is(&first) && again.answer == "1");
-    let other = request("a", "r", "Purge", T0);
-    let stands = ledger.remember(other.clone(), "3".into()).await.unwrap();
-    assert!(!stands.is(&other) && stands.rpc == "Rollover");
-    let foreign = ledger.remembered(&tenant("b"), "r").await.unwrap();
-    assert_eq!(foreign, None);
+/// Drops everything before a time.
+async fn purge(ledger: &dyn Ledger, before_us: i64) {
+    while !ledger.purge(before_us, false).await.unwrap().complete {}
+}
+
+pub async fn a_purge_leaves_closed_months_as_they_were(ledger: &dyn Ledger) {
+    fill(ledger).await;
+    let month = month(T0);
+    close(ledger, &month, false).await;
+    change(ledger, "x").await;
+    let before = only(ledger, "u1").await;
+
+    // The month there begins in the last hours of one of UTC, which go first.
+    let utc = Zone::utc();
+    let part = utc.next_month(month.range.from_us);
+    purge(ledger, part).await;
+    let first = ledger.oldest_kept(&tenant("a")).await.unwrap();
+    assert!(first >= Some(part), "what began the month is gone");
+    assert_eq!(only(ledger, "u1").await, before);
+
+    // What comes late to the rest of it is added to what was kept.
+    put(ledger, rich("late", "u1", "s-new", Some(true)), T0, LATER).await;
+    put(ledger, event("unclosed", "u6"), T0, LATER).await;
+    let gone = ledger.void(void("a", "v3", "e3", "test", LATER)).await;
+    gone.unwrap();
+    let now = only(ledger, "u1").await;
+    assert_eq!(now.as_closed, before.as_closed);
+    let (was, is) = (before.adjusted.totals, now.adjusted.totals);
+    assert_eq!((was.requests, is.requests), (5, 5));
+    assert_eq!(now.adjusted.facts.sessions, before.adjusted.facts.sessions);
+    assert_eq!(now.adjustments.len(), before.adjustments.len() + 2);
+    // A month of which something is gone is not closed any more, rather than closed wrong.
+    assert_eq!(close(ledger, &month, false).await, (0, 3));
+
+    purge(ledger, utc.next_month(month.range.to_us)).await;
+    assert_eq!(only(ledger, "u1").await, now);
+    assert_eq!(periods(ledger, "u6").await, []);
 }

@@ -260,9 +260,14 @@ async fn openings(connection: &mut PgConnection) -> Result<Openings, Error> {
 }
 
 /// Reads a URL; the error does not repeat it, because it may hold a password.
+///
+/// Neither statements nor notices are logged. To log one, sqlx asks whether anybody wants it, and where
+/// nobody does, tracing's filters lose the next span or event of the same thread, such as a call's end.
 fn options(url: &str) -> Result<PgConnectOptions, Error> {
     PgConnectOptions::from_str(url)
         .map(|options| options.application_name("tokenmeter"))
+        .map(|options| options.options([("client_min_messages", "warning")]))
+        .map(PgConnectOptions::disable_statement_logging)
         .map_err(|_| Error::Unavailable("the URL of the ledger cannot be read".into()))
 }
 

@@ -135,6 +135,19 @@ impl Generator {
         }
     }
 
+    /// All events are of one user.
+    pub(crate) fn one_user(seed: u64, start_us: i64) -> Self {
+        let mut only = tenant(0);
+        only.users.truncate(1);
+        only.cumulated = vec![1.0];
+        Self {
+            random: Random(seed),
+            tenants: vec![only],
+            made: 0,
+            start_us,
+        }
+    }
+
     /// The next `events` events of a tenant.
     pub(crate) fn batch(&mut self, events: usize) -> Batch {
         let tenant = if self.random.below(100) < LARGEST_PERCENT {
@@ -143,6 +156,7 @@ impl Generator {
             1 + self.random.below(TENANTS - 1)
         };
         let tenant = usize::try_from(tenant).expect("twenty fit");
+        let tenant = tenant.min(self.tenants.len() - 1);
         Batch {
             tenant: Arc::clone(&self.tenants[tenant].id),
             events: (0..events).map(|_| self.event(tenant)).collect(),

@@ -14,10 +14,9 @@ mod data;
 mod fanout;
 mod figures;
 mod floor;
+mod place;
 mod record;
 mod stream;
-
-use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
@@ -41,7 +40,7 @@ enum Bench {
     Stream(stream::Options),
     /// A floor, as a process of its own
     #[command(hide = true)]
-    Floor { folder: PathBuf, task: String },
+    Floor { task: String },
 }
 
 fn main() {
@@ -50,6 +49,6 @@ fn main() {
         Bench::Record(options) => record::run(&runtime, &options),
         Bench::Fanout(options) => fanout::run(&runtime, &options),
         Bench::Stream(options) => stream::run(&runtime, &options),
-        Bench::Floor { folder, task } => runtime.block_on(floor::run(&folder, &task)),
+        Bench::Floor { task } => runtime.block_on(floor::run(&task)),
     }
 }

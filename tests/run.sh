@@ -5,7 +5,8 @@
 #
 #   lint         format, clippy, dependency policy, contracts, scripts
 #   unit         tests inside the crates
-#   integration  tests against the built binary and against files
+#   integration  tests against the built binary and against files, with ledgers in SQLite; then those
+#                of the binary again with ledgers in PostgreSQL
 #   load         tests of the released binary under a load of a million events
 #   clients      the client library for Rust, with its example and with TLS; this version has no others
 #   all          all of these, the default
@@ -18,6 +19,8 @@
 #   TOKENMETER_TOOLS        where tools are installed (~/.cache/tokenmeter-tools)
 #   TOKENMETER_PROFILE      dev (default: it builds in a fraction of the time) or release
 #   TOKENMETER_SHARED_DATA  where recorded data is (../shared/data beside the checkout)
+#   TOKENMETER_TEST_POSTGRES  a PostgreSQL that runs already, by the URL of a superuser; without it
+#                           tests start private ones in temporary folders, and stop them
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -101,7 +104,12 @@ integration() {
     # Built once, before any test starts, so that no test waits for a build.
     step cargo build --locked --profile "$TOKENMETER_PROFILE" --workspace --bins
     step cargo build --locked --profile "$TOKENMETER_PROFILE" --workspace --examples
+    echo "--- with ledgers in SQLite; tests of a backend alone run on both"
+    export TOKENMETER_TEST_LEDGER=sqlite
     tests --test '*'
+    echo "--- with ledgers in PostgreSQL: the tests of the binary and of the client again"
+    export TOKENMETER_TEST_LEDGER=postgres
+    tests --test e2e --test it
     # Every invariant's test has to turn red against a fault that is planted for it.
     step cargo test --locked --profile "$TOKENMETER_PROFILE" --package tokenmeter-store \
         --features planted-faults --test faults -- --nocapture | tee -a "$scratch/results"

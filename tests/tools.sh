@@ -15,6 +15,7 @@ cargo_deny_version=0.20.2
 go_version=1.26.6 # installed where there is no Go that can build grpcurl
 go_oldest=1.25
 grpcurl_version=1.9.4
+postgres_oldest=14
 shellcheck_version=0.11.0
 wheels() {
     cat <<'END'
@@ -75,6 +76,33 @@ rust() {
         command -v "$tool" >/dev/null || fail "$tool is missing: install Rust, see Cargo.toml for the version"
     done
     command_of cc gcc libc6-dev
+}
+
+# PostgreSQL, of which tests start servers of their own: at least version 14, where psql is as well.
+# Debian's package would also make a cluster that starts with the machine, unless it is told not to.
+postgresql() {
+    local told=/etc/postgresql-common/createcluster.d/tokenmeter-tests.conf root=()
+    if ! postgres_program initdb >/dev/null || ! postgres_program psql >/dev/null; then
+        [[ $(id -u) == 0 ]] || root=(sudo -n)
+        if command -v apt-get >/dev/null; then
+            "${root[@]}" mkdir -p "${told%/*}"
+            echo "create_main_cluster = false" | "${root[@]}" tee "$told" >/dev/null
+        fi
+        install_packages postgresql
+        "${root[@]}" rm -f "$told"
+    fi
+    local version
+    version=$("$(postgres_program postgres)" --version) || fail "postgres cannot be run"
+    printf '%s\n' "$postgres_oldest" "$(cut -d ' ' -f 3 <<<"$version")" |
+        sort --check=quiet --version-sort || fail "$version is older than $postgres_oldest"
+}
+
+# Where a program of PostgreSQL is: where Debian has those of the newest version, or in PATH.
+postgres_program() {
+    local found
+    found=$(compgen -G "/usr/lib/postgresql/*/bin/$1" | sort --version-sort | tail -n 1)
+    [[ -n $found ]] || found=$(type -P "$1")
+    [[ -n $found ]] && echo "$found"
 }
 
 # The time zones of the IANA, which Python's zoneinfo reads from the system.
@@ -184,6 +212,8 @@ stage() {
         command_of python3 python3
         time_zones
         command_of strace strace
+        command_of setpriv util-linux
+        postgresql
         grpcurl
         ;;
     *) fail "no stage is called $1; there are lint, unit, integration, load and clients" ;;

@@ -6,7 +6,7 @@ use std::io::Read as _;
 
 use serde_json::{Value, json};
 use tokenmeter_api::v1;
-use tokenmeter_tests::{Server, shared_data};
+use tokenmeter_tests::{Server, backend, shared_data};
 
 use crate::support::{Clients, EVENT_NANO_USD, EVENT_TOKENS, event, openai};
 
@@ -385,8 +385,9 @@ async fn status_and_errors_are_told_in_one_line() {
         .map(|one| &one["name"])
         .collect();
     assert_eq!(names, ["ledger", "counters", "feed"]);
-    assert_eq!(json["dependencies"][0]["backend"], "sqlite");
-    shows(&table, &["tokenmeter", "ledger", "sqlite", "ok", "memory"]);
+    assert_eq!(json["dependencies"][0]["backend"], backend().name());
+    let ledger = backend().name();
+    shows(&table, &["tokenmeter", "ledger", ledger, "ok", "memory"]);
     let (json, text) = both(&server, &["version"]);
     assert_eq!(
         text,

@@ -5,13 +5,16 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use tokenmeter_tests::{binary, repository, tour};
+use tokenmeter_tests::{binary, repository, sqlite_only, tour};
 
 /// The port that README.md names.
 const PORT: u16 = 50_051;
 
 #[test]
 fn every_command_of_the_readme_prints_what_the_readme_shows() {
+    if !sqlite_only("the tour starts a server with its defaults") {
+        return;
+    }
     let page = fs::read_to_string(repository("README.md")).unwrap();
     let blocks = tour::blocks(&page).unwrap_or_else(|error| panic!("README.md: {error}"));
     assert!(!blocks.is_empty(), "README.md has no tour");

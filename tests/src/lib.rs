@@ -8,6 +8,7 @@
 
 mod binary;
 mod chance;
+mod ledger;
 mod places;
 mod process;
 mod server;
@@ -16,6 +17,7 @@ pub mod trace;
 
 pub use binary::{binary, example, planted, release_binary};
 pub use chance::Chance;
+pub use ledger::{Backend, backend, postgres_only, sqlite_only};
 pub use places::{free_port, repository, rounds, shared_data, tool, wait_until};
 pub use process::{Finished, Process};
 pub use server::{Refused, Server, Start};

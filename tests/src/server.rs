@@ -9,6 +9,7 @@ use std::{env, ffi::OsString, fmt};
 use serde_json::Value;
 use tonic::transport::Channel;
 
+use crate::ledger::{self, Backend, backend};
 use crate::places::{tool, wait_until};
 use crate::process::{Finished, Process};
 
@@ -27,7 +28,8 @@ pub struct Start {
 }
 
 impl Start {
-    /// In this folder, which is its working directory and home, on a free port.
+    /// In this folder, which is its working directory and home, on a free port, with the folder's
+    /// ledger ([`crate::backend`]) unless an argument or a variable names another.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
             program: None,
@@ -113,8 +115,21 @@ impl Start {
             .args(["serve", "--listen", &self.listen.to_string()])
             .args(&self.arguments);
         at_home(&mut command, &self.folder);
+        if backend() != Backend::Sqlite && !self.names_a_ledger() {
+            command.env("TOKENMETER_LEDGER", self.ledger());
+        }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         Process::spawn(&mut command)
+    }
+
+    /// The URL of the folder's ledger, as `--ledger` takes it.
+    pub fn ledger(&self) -> String {
+        ledger::url_of(&self.folder)
+    }
+
+    fn names_a_ledger(&self) -> bool {
+        let mut words = self.arguments.iter();
+        words.any(|word| word == "--ledger" || word.starts_with("--ledger="))
     }
 }
 
@@ -157,6 +172,11 @@ impl Server {
     /// The folder that it runs in.
     pub fn folder(&self) -> &Path {
         &self.start.folder
+    }
+
+    /// The URL of its folder's ledger, which is its own unless it was told otherwise.
+    pub fn ledger(&self) -> String {
+        self.start.ledger()
     }
 
     /// The lines that it wrote to stdout so far.

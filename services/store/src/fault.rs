@@ -20,6 +20,12 @@ pub enum Planted {
     SkipVoidTotals,
     /// A subscriber that fell behind goes on with what is still kept: breaks feed_complete.
     SkipWhatIsBehind,
+    /// The end of the log passes transactions that are still open: breaks feed_complete.
+    PassOpenTransactions,
+    /// A dump that was restored is taken for the database it was made of: breaks feed_complete.
+    ForgetRestore,
+    /// A node hears of no commits but its own: breaks feed_complete.
+    DeafToOthers,
 }
 
 #[cfg(feature = "planted-faults")]

@@ -15,6 +15,8 @@ pub const GROUP_EVENTS: &str = "tokenmeter_ledger_group_events";
 pub const GROUP_DURATION: &str = "tokenmeter_ledger_group_duration_seconds";
 /// Groups that could not be written.
 pub const GROUP_FAILURES: &str = "tokenmeter_ledger_group_failures_total";
+/// How long an open transaction of a writer, or a server that does not answer, has held up the log.
+pub const LOG_HELD: &str = "tokenmeter_ledger_log_held_seconds";
 
 /// Says what each metric of the stores means.
 pub fn describe() {
@@ -38,7 +40,14 @@ pub fn describe() {
         Unit::Count,
         "Groups of events that could not be written"
     );
+    describe_gauge!(
+        LOG_HELD,
+        Unit::Seconds,
+        "How long an open transaction of a writer, or a server that does not answer, has held up the \
+         log: what was recorded since is not in streams and exports yet"
+    );
     gauge!(QUEUED_EVENTS).set(0.0);
+    gauge!(LOG_HELD).set(0.0);
     counter!(GROUP_FAILURES).absolute(0);
 }
 
@@ -55,4 +64,9 @@ pub(crate) fn group_ended(events: usize, elapsed: Duration, failed: bool) {
         histogram!(GROUP_EVENTS).record(events as f64);
         histogram!(GROUP_DURATION).record(elapsed);
     }
+}
+
+/// The log has been held up for so long now.
+pub(crate) fn log_held(lasting: Duration) {
+    gauge!(LOG_HELD).set(lasting.as_secs_f64());
 }

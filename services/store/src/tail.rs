@@ -42,8 +42,10 @@ pub struct Tail {
     rings: Arc<AtomicUsize>,
 }
 
-/// One tenant's newest entries. It ends with its last subscription.
+/// One tenant's newest entries, as of one opening of the ledger: what was read in the one before may
+/// be gone. It ends with its last subscription.
 struct Followed {
+    opening: Arc<str>,
     shared: Arc<Shared>,
     _follower: AbortOnDropHandle<()>,
 }
@@ -97,8 +99,10 @@ impl Tail {
     }
 
     fn follow(&self, tenant: &TenantId) -> Arc<Followed> {
+        let opening = self.ledger.opening();
         let mut all = lock(&self.followed);
-        if let Some(followed) = all.get(tenant).and_then(Weak::upgrade) {
+        let followed = all.get(tenant).and_then(Weak::upgrade);
+        if let Some(followed) = followed.filter(|followed| followed.opening == opening) {
             return followed;
         }
         // Tenants without a subscription leave here, so that the map has no more than the others.
@@ -120,6 +124,7 @@ impl Tail {
             Arc::clone(&shared),
         );
         let followed = Arc::new(Followed {
+            opening,
             shared,
             _follower: AbortOnDropHandle::new(tokio::spawn(follower)),
         });

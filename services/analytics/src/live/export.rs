@@ -155,11 +155,12 @@ impl Live {
         if self.draining.is_cancelled() {
             return Err(Error::ShuttingDown);
         }
+        let opening = self.ledger.opening();
         let end = self.tail.end().await?;
         let sealer = Sealer::new(
             Kind::Export,
             self.ledger.secret(),
-            &self.ledger.opening(),
+            &opening,
             &format!("{}\u{0}{asked:?}", caller.tenant),
         );
         let begin = Place {
@@ -172,7 +173,7 @@ impl Live {
             token => {
                 let (opening, place) = sealer.open(token)?;
                 let place = Place::read(place).ok_or(TokenError::Invalid)?;
-                if !self.ledger.holds(opening, place.as_of) {
+                if !self.ledger.holds(opening, place.as_of).await? {
                     return Err(sealer.expired(&begin.write()).into());
                 }
                 place
@@ -206,6 +207,7 @@ impl Export {
     /// The ledger's, or that the server shuts down; the last token continues.
     async fn next(&mut self) -> Result<Step, Error> {
         if self.ready.is_empty() && !self.last_read {
+            self.check_opening().await?;
             // It runs by itself: a client that does not come back for it holds up no other.
             let read = AbortOnDropHandle::new(tokio::spawn(self.read()));
             let events = tokio::select! {
@@ -226,6 +228,20 @@ impl Export {
         place.sums.add(&event).ok_or_else(past)?;
         place.after = Some((event.charge_time_us, event.position));
         Ok(Step::Event(Box::new(event), place))
+    }
+
+    /// That the moment is still one of the ledger, should it have been opened anew since.
+    async fn check_opening(&self) -> Result<(), Error> {
+        let begun = self.sealer.opening();
+        if *self.ledger.opening() == *begun || self.ledger.holds(begun, self.place.as_of).await? {
+            return Ok(());
+        }
+        let begin = Place {
+            as_of: self.ledger.last_position().await?,
+            after: None,
+            sums: Sums::default(),
+        };
+        Err(self.sealer.expired(&begin.write()).into())
     }
 
     /// Whether the next step is in memory.

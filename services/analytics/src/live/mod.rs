@@ -101,20 +101,24 @@ impl Live {
         if self.draining.is_cancelled() {
             return Err(Error::ShuttingDown);
         }
+        // Before the position, so that no position is ever sealed with an opening after its own.
+        let opening = self.ledger.opening();
         let place = self.tail.end().await?;
         let sealer = Sealer::new(
             Kind::Feed,
             self.ledger.secret(),
-            &self.ledger.opening(),
+            &opening,
             &format!("{}\u{0}{filter:?}", caller.tenant),
         );
         let after = match resume_token {
             "" => place,
-            token => resume_at(&*self.ledger, &sealer, token)?,
+            token => resume_at(&*self.ledger, &sealer, token).await?,
         };
         let permit = self.streams.open()?;
         let subscriber = Subscriber {
+            ledger: Arc::clone(&self.ledger),
             subscription: self.tail.subscribe(&caller.tenant, after),
+            at: after,
             filter,
             sealer,
             ready: VecDeque::new(),
@@ -136,18 +140,21 @@ impl Live {
 }
 
 /// The position of a token, which the ledger has to have: one restored from an older copy does not.
-fn resume_at(ledger: &dyn Ledger, sealer: &Sealer, token: &str) -> Result<i64, TokenError> {
+async fn resume_at(ledger: &dyn Ledger, sealer: &Sealer, token: &str) -> Result<i64, Error> {
     let (opening, place) = sealer.open(token)?;
     let position: i64 = place.parse().map_err(|_| TokenError::Invalid)?;
-    match ledger.holds(opening, position) {
+    match ledger.holds(opening, position).await? {
         true => Ok(position),
-        false => Err(sealer.expired(OLDEST)),
+        false => Err(sealer.expired(OLDEST).into()),
     }
 }
 
 /// One open stream.
 struct Subscriber {
+    ledger: Arc<dyn Ledger>,
     subscription: Subscription,
+    /// The position of the token sent last.
+    at: i64,
     filter: Filter,
     sealer: Sealer,
     /// What passed of the page taken last. Its length is a page's at most, and nothing is taken
@@ -184,10 +191,7 @@ impl Subscriber {
         }
         loop {
             if let Some(entry) = self.ready.pop_front() {
-                return Ok(Item {
-                    resume_token: self.sealer.seal(&entry.position.to_string()),
-                    what: Happened::Entry(entry),
-                });
+                return Ok(self.item(entry.position, Happened::Entry(entry)));
             }
             let silence_ends = self.silent_since + self.heartbeat;
             tokio::select! {
@@ -210,18 +214,29 @@ impl Subscriber {
     /// A heartbeat. Its token is past everything that the filter left out.
     fn beat(&mut self) -> Item {
         let at = self.subscription.position();
-        Item {
-            resume_token: self.sealer.seal(&at.to_string()),
-            what: Happened::Heartbeat((self.clock)()),
-        }
+        self.item(at, Happened::Heartbeat((self.clock)()))
     }
 
     /// The last item before a shutdown.
     fn part(&mut self) -> Item {
         let at = self.subscription.position();
+        self.item(at, Happened::Reconnect(spread(RECONNECT_MS)))
+    }
+
+    /// An item, unless the ledger was opened anew since the stream began: then it is not known
+    /// whether what was read is still there, and the subscriber is sent away with its last token,
+    /// which tells when it comes back.
+    fn item(&mut self, at: i64, what: Happened) -> Item {
+        let what = match *self.ledger.opening() == *self.sealer.opening() {
+            true => {
+                self.at = at;
+                what
+            }
+            false => Happened::Reconnect(spread(RECONNECT_MS)),
+        };
         Item {
-            resume_token: self.sealer.seal(&at.to_string()),
-            what: Happened::Reconnect(spread(RECONNECT_MS)),
+            resume_token: self.sealer.seal(&self.at.to_string()),
+            what,
         }
     }
 }

@@ -72,6 +72,11 @@ impl Sealer {
         }
     }
 
+    /// The opening whose places it seals.
+    pub fn opening(&self) -> &str {
+        &self.opening
+    }
+
     /// The token of a place.
     pub fn seal(&self, place: &str) -> String {
         let kind = self.kind.as_str();

@@ -406,7 +406,7 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
     /// Whether the position, as it was known in that opening, is one of this ledger: not if the
     /// ledger was restored from a copy since, and the position was given out after the copy was
     /// made.
-    fn holds(&self, opening: &str, position: i64) -> bool;
+    async fn holds(&self, opening: &str, position: i64) -> Result<bool, Error>;
 
     /// Names the ledger: what positions that callers see begin with, so that those of one ledger are
     /// never taken for those of another.

@@ -18,6 +18,7 @@ mod reports;
 mod requests;
 mod service;
 mod sessions;
+mod sums;
 mod tools;
 mod writer;
 
@@ -44,6 +45,7 @@ use crate::ledger::{
     Error, EventQuery, Ledger, Outcome, Range, Recorded, ServiceQuery, ServiceUsage, Session,
     StoredPrice, Subject, Submission, UnpricedPage, log as ledger_log,
 };
+use crate::openings::Stands;
 
 /// How the ledger is used.
 #[derive(Debug, Clone)]
@@ -88,6 +90,8 @@ pub struct Postgres {
     primary: PgPool,
     /// Questions: the replica's, or the primary again.
     readers: PgPool,
+    /// Whether a replica answers questions.
+    has_replica: bool,
     state: Arc<State>,
     writers: Writers,
     horizon: Horizon,
@@ -101,6 +105,7 @@ impl Postgres {
     /// [`Error::Unavailable`] when the server cannot be reached, is not durable, or has a schema of
     /// another version; the text names no password.
     pub async fn open(config: &Config) -> Result<Self, Error> {
+        connect::admit(config).await?;
         if config.migrate {
             migrate(&config.url).await?;
         }
@@ -109,12 +114,13 @@ impl Postgres {
             Some(replica) => connect::pool(replica, config.readers).await?,
             None => primary.clone(),
         };
-        let state = Arc::new(connect::State::read(config, &primary).await?);
+        let state = Arc::new(State::read(config).await?);
         let horizon = Horizon::start(config, Arc::clone(&state)).await?;
         let writers = Writers::start(config, Arc::clone(&state), horizon.nudge()).await?;
         Ok(Self {
             primary,
             readers,
+            has_replica: config.replica.is_some(),
             state,
             writers,
             horizon,
@@ -272,9 +278,13 @@ impl Ledger for Postgres {
         self.state.opening()
     }
 
-    fn holds(&self, opening: &str, position: i64) -> bool {
-        let committed = *self.horizon.committed().borrow();
-        self.state.holds(opening, position, committed)
+    async fn holds(&self, opening: &str, position: i64) -> Result<bool, Error> {
+        Ok(match self.state.stands(&self.primary, opening).await? {
+            Stands::Unknown => false,
+            Stands::UpTo(end) => position <= end,
+            // Another node may have been further when it gave the position out.
+            Stands::Now => self.horizon.reach(position).await?.is_some(),
+        })
     }
 
     fn epoch(&self) -> &str {

@@ -1,19 +1,140 @@
 //! Sessions and the service as a whole: totals by model, response times, reach.
-use crate::ledger::{Error, ServiceQuery, ServiceUsage, Session};
-use sqlx::postgres::PgPool;
 
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::{PgConnection, PgPool};
+use tokenmeter_model::totals::{Totals, split};
+
+use super::read::{ALWAYS, LIFETIME, snapshot};
+use super::{sums, unavailable};
+use crate::ledger::{Error, Latencies, ModelTotals, Range, ServiceQuery, ServiceUsage, Session};
+use crate::rows::totals;
+
+/// One session with its totals, from one snapshot.
 pub(super) async fn session(
-    _pool: &PgPool,
-    _tenant: &str,
-    _session: &str,
+    pool: &PgPool,
+    tenant: &str,
+    session: &str,
 ) -> Result<Option<Session>, Error> {
-    Err(Error::Unavailable("not built".into()))
+    let mut snapshot = snapshot(pool).await?;
+    let facts: Option<(String, i64, i64, i64, i64)> =
+        sqlx::query_as(include_str!("queries/session.sql"))
+            .bind(tenant)
+            .bind(session)
+            .fetch_optional(&mut *snapshot)
+            .await
+            .map_err(unavailable)?;
+    let Some((user_id, users, turns, first_us, last_us)) = facts else {
+        return Ok(None);
+    };
+    let sql = format!(
+        "SELECT provider || '/' || model, {}, max(recorded_at) FROM usage_lines \
+         WHERE tenant_id = $1 AND session_id = $2 AND session_id <> '' \
+           AND charge_time >= $3 AND charge_time <= $4 GROUP BY provider, model",
+        sums::of_lines()
+    );
+    let models = sqlx::query(AssertSqlSafe(sql))
+        .bind(tenant)
+        .bind(session)
+        .bind(first_us)
+        .bind(last_us)
+        .fetch_all(&mut *snapshot)
+        .await
+        .map_err(unavailable)?;
+    let sql = format!(
+        "SELECT {}, updated_at FROM usage_totals \
+         WHERE tenant_id = $1 AND scope = 'session' AND subject = $2 AND bucket = 0",
+        totals::sum_columns(str::to_owned)
+    );
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .bind(tenant)
+        .bind(session)
+        .fetch_optional(&mut *snapshot)
+        .await
+        .map_err(unavailable)?;
+    let totals = row.map_or_else(|| Ok(Totals::default()), |row| totals::read(&row, 0))?;
+    Ok(Some(Session {
+        user_id,
+        users,
+        turns,
+        first_us,
+        last_us,
+        totals,
+        models: totals::models(&models)?,
+    }))
 }
 
+/// The tenant's usage as a whole, from one snapshot.
 pub(super) async fn usage(
-    _pool: &PgPool,
-    _tenant: &str,
-    _query: &ServiceQuery,
+    pool: &PgPool,
+    tenant: &str,
+    query: &ServiceQuery,
 ) -> Result<ServiceUsage, Error> {
-    Err(Error::Unavailable("not built".into()))
+    let mut snapshot = snapshot(pool).await?;
+    let mut models = model_totals(&mut snapshot, tenant, query.range).await?;
+    models.retain(|one| {
+        (query.provider.is_empty() || one.provider == query.provider)
+            && (query.model.is_empty() || one.model == query.model)
+    });
+    let range = query.range.unwrap_or(ALWAYS);
+    let (users, sessions) = sqlx::query_as(include_str!("queries/reach.sql"))
+        .bind(tenant)
+        .bind(range.from_us)
+        .bind(range.to_us)
+        .bind(&query.provider)
+        .bind(&query.model)
+        .fetch_one(&mut *snapshot)
+        .await
+        .map_err(unavailable)?;
+    let mut latencies = async |metric| latencies(&mut snapshot, tenant, query, range, metric).await;
+    Ok(ServiceUsage {
+        models,
+        response_times: latencies("latency_ms").await?,
+        first_tokens: latencies("time_to_first_token_ms").await?,
+        users,
+        sessions,
+    })
+}
+
+/// Totals of each of the tenant's models, in one statement.
+pub(super) async fn model_totals(
+    connection: &mut PgConnection,
+    tenant: &str,
+    range: Option<Range>,
+) -> Result<Vec<ModelTotals>, Error> {
+    let split = range.map_or(LIFETIME, |range| split(range.from_us, range.to_us));
+    let sql = include_str!("queries/model_totals.sql")
+        .replace("{sums}", &sums::of_totals())
+        .replace("{line_sums}", &sums::of_lines());
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(tenant)
+        .bind(split.buckets.0)
+        .bind(split.buckets.1)
+        .bind(split.before.0)
+        .bind(split.before.1)
+        .bind(split.after.0)
+        .bind(split.after.1)
+        .fetch_all(connection)
+        .await
+        .map_err(unavailable)?;
+    totals::models(&rows)
+}
+
+async fn latencies(
+    connection: &mut PgConnection,
+    tenant: &str,
+    query: &ServiceQuery,
+    range: Range,
+    metric: &'static str,
+) -> Result<Latencies, Error> {
+    let sql = include_str!("queries/latency.sql").replace("{metric}", metric);
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(tenant)
+        .bind(range.from_us)
+        .bind(range.to_us)
+        .bind(&query.provider)
+        .bind(&query.model)
+        .fetch_all(connection)
+        .await
+        .map_err(unavailable)?;
+    totals::latencies(&rows)
 }

@@ -1,18 +1,19 @@
 //! Corrections: compensating entries that take an event out of every total, or change its price.
 //! Each function is one transaction and answers the positions that it gave out.
 
+use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{Connection as _, Row as _};
 use tokenmeter_model::price::Quote;
 use tokenmeter_model::totals::Totals;
 
 use super::insert::Insert;
 use super::totals::{Batch, Owner};
-use super::touched::Given;
-use super::{lines, read, requests, unavailable, writer};
+use super::{read, requests, unavailable, writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{Adjustment, RepriceStep, Request, Void, VoidOutcome};
 use crate::ledger::{Error, Recorded, Voided};
+use crate::rows::{Row as _, events};
+use crate::touched::Given;
 
 /// What is remembered of a request that voided its event.
 const VOIDED: &str = "voided";
@@ -171,7 +172,7 @@ pub(super) async fn reprice(
             .map_err(unavailable)?;
         // Dropping the transaction takes back the entries before this one.
         let Some(row) = row else { return Ok(None) };
-        if lines::read_quote(&row)? != adjustment.from {
+        if events::quote(&row)? != adjustment.from {
             return Ok(None);
         }
         last += 1;
@@ -232,7 +233,7 @@ async fn insert_entry(
 
 /// Whom a line counts for.
 fn owner(row: &SqliteRow) -> Result<Owner<'_>, Error> {
-    let text = |column: &str| row.try_get::<&str, _>(column).map_err(lines::corrupt);
+    let text = |column: &str| row.value::<&str>(column);
     Ok(Owner {
         tenant: text("tenant_id")?,
         user: text("user_id")?,
@@ -240,6 +241,6 @@ fn owner(row: &SqliteRow) -> Result<Owner<'_>, Error> {
         session: text("session_id")?,
         provider: text("provider")?,
         model: text("model")?,
-        charge_time_us: row.try_get("charge_time").map_err(lines::corrupt)?,
+        charge_time_us: row.value("charge_time")?,
     })
 }

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 use tokenmeter_model::event::FINGERPRINT_BYTES;
 use tokenmeter_model::totals::Totals;
@@ -14,6 +13,7 @@ use super::lines::{self, NewLine};
 use super::totals::{self, Batch, Owner};
 use super::unavailable;
 use crate::ledger::{Error, Submission};
+use crate::rows::Row as _;
 
 /// The inserts of a group.
 pub(super) struct Inserts {
@@ -222,7 +222,7 @@ async fn find_keys(
         .map_err(unavailable)?;
     let mut standing = HashMap::with_capacity(rows.len());
     for row in rows {
-        let fingerprint: Vec<u8> = row.try_get("fingerprint").map_err(lines::corrupt)?;
+        let fingerprint: Vec<u8> = row.value("fingerprint")?;
         if fingerprint.len() != FINGERPRINT_BYTES {
             return Err(Error::Corrupt(format!(
                 "a fingerprint of {} bytes",
@@ -230,14 +230,8 @@ async fn find_keys(
             )));
         }
         standing.insert(
-            (
-                row.try_get("tenant_id").map_err(lines::corrupt)?,
-                row.try_get("event_id").map_err(lines::corrupt)?,
-            ),
-            (
-                fingerprint,
-                row.try_get("position").map_err(lines::corrupt)?,
-            ),
+            (row.value("tenant_id")?, row.value("event_id")?),
+            (fingerprint, row.value("position")?),
         );
     }
     Ok(standing)

@@ -1,13 +1,12 @@
 //! Items beside usage: one table for each kind, each with its own ids.
 
-use sqlx::Row as _;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
-use tokenmeter_model::item::{ChampionCases, Item, Message, Role, ToolInvocation, ToolStatus};
+use tokenmeter_model::item::{ChampionCases, Item, Message, Role, ToolInvocation};
 
-use super::lines::{corrupt, read_json};
 use super::unavailable;
 use crate::ledger::Error;
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
+use crate::rows::{Row as _, reports};
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, SqliteArguments>;
 
@@ -48,10 +47,10 @@ async fn stands(
         .fetch_one(connection)
         .await
         .map_err(unavailable)?;
-    let fingerprint: &[u8] = row.try_get("fingerprint").map_err(corrupt)?;
+    let fingerprint: &[u8] = row.value("fingerprint")?;
     Ok(if fingerprint == submission.fingerprint {
         ItemOutcome::Duplicate {
-            recorded_at_us: row.try_get("recorded_at").map_err(corrupt)?,
+            recorded_at_us: row.value("recorded_at")?,
         }
     } else {
         ItemOutcome::Conflict
@@ -71,13 +70,13 @@ async fn stands_or_ends(
             .fetch_one(&mut *connection)
             .await
             .map_err(unavailable)?;
-    let recorded_at_us = row.try_get("recorded_at").map_err(corrupt)?;
-    let fingerprint: &[u8] = row.try_get("fingerprint").map_err(corrupt)?;
-    let start: Option<&[u8]> = row.try_get("started_fingerprint").map_err(corrupt)?;
+    let recorded_at_us = row.value("recorded_at")?;
+    let fingerprint: &[u8] = row.value("fingerprint")?;
+    let start: Option<&[u8]> = row.value("started_fingerprint")?;
     if fingerprint == submission.fingerprint || start == Some(&submission.fingerprint[..]) {
         return Ok(ItemOutcome::Duplicate { recorded_at_us });
     }
-    let standing = read_tool(&row, recorded_at_us)?;
+    let standing = reports::invocation(&row, recorded_at_us)?;
     if !standing.ended_by(tool) {
         return Ok(ItemOutcome::Conflict);
     }
@@ -95,28 +94,6 @@ async fn stands_or_ends(
         .await
         .map_err(unavailable)?;
     Ok(ItemOutcome::Recorded { recorded_at_us })
-}
-
-/// Reads a use of a tool. A start time that equals the time of recording was filled in by it.
-fn read_tool(row: &sqlx::sqlite::SqliteRow, recorded_at_us: i64) -> Result<ToolInvocation, Error> {
-    let text = |column: &str| row.try_get::<String, _>(column).map_err(corrupt);
-    let number = |column: &str| row.try_get::<Option<i64>, _>(column).map_err(corrupt);
-    let status = text("status")?;
-    Ok(ToolInvocation {
-        invocation_id: text("invocation_id")?,
-        tool: text("tool")?,
-        tool_use_id: text("tool_use_id")?,
-        user_id: text("user_id")?,
-        session_id: text("session_id")?,
-        turn: number("turn")?,
-        status: ToolStatus::parse(&status)
-            .ok_or_else(|| Error::Corrupt(format!("tool status {status:.32}")))?,
-        start_time_us: number("start_time")?.filter(|start| *start != recorded_at_us),
-        duration_ms: number("duration_ms")?,
-        error_type: text("error_type")?,
-        estimated_tokens: number("estimated_tokens")?.unwrap_or_default(),
-        labels: read_json(row, "labels")?.unwrap_or_default(),
-    })
 }
 
 /// The insert of an item, which does nothing where its id stands.

@@ -7,16 +7,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use tokenmeter_model::bounds::MAX_LINES;
 use tokenmeter_model::price::Quote;
 
-use super::lines::{self, corrupt};
-use super::read::{add_quote, by_position};
+use super::read::by_position;
 use super::unavailable;
 use crate::ledger::log::{Change, Entry, Page};
 use crate::ledger::{Error, Recorded, Voided};
+use crate::rows::Row as _;
+use crate::rows::events::{self, add_quote};
 
 /// Rows that a page is made of at most, so that its memory is bounded however long the range is.
 const MAX_ROWS: usize = 256;
@@ -89,7 +89,7 @@ struct Key {
 
 impl Key {
     fn of(row: &SqliteRow) -> Result<Self, Error> {
-        let kind: &str = row.try_get("kind").map_err(corrupt)?;
+        let kind: &str = row.value("kind")?;
         Ok(Self {
             kind: match kind {
                 "usage" => Kind::Usage,
@@ -97,11 +97,11 @@ impl Key {
                 "reprice" => Kind::Reprice,
                 other => return Err(Error::Corrupt(format!("kind {other:.32}"))),
             },
-            position: row.try_get("position").map_err(corrupt)?,
-            line: row.try_get("line").map_err(corrupt)?,
-            of_position: row.try_get("of_position").map_err(corrupt)?,
-            event_id: row.try_get("event_id").map_err(corrupt)?,
-            correction: row.try_get("correction").map_err(corrupt)?,
+            position: row.value("position")?,
+            line: row.value("line")?,
+            of_position: row.value("of_position")?,
+            event_id: row.value("event_id")?,
+            correction: row.value("correction")?,
         })
     }
 
@@ -155,7 +155,7 @@ async fn read(
         .into_iter()
         .map(|group| {
             let change = match group.kind {
-                Kind::Usage => Change::Recorded(lines::read(&group.rows)?),
+                Kind::Usage => Change::Recorded(events::event(&group.rows)?),
                 Kind::Void => Change::Voided(past.event(corrects(&group)?.0, group.last)?),
                 Kind::Reprice => repriced(&group, &past)?,
             };
@@ -170,9 +170,9 @@ async fn read(
 /// The first position and the number of lines of the event that a correction corrects.
 fn corrects(group: &Group) -> Result<(i64, i64), Error> {
     let row = first_row(group)?;
-    let of: i64 = row.try_get("of_position").map_err(corrupt)?;
-    let line: i64 = row.try_get("line").map_err(corrupt)?;
-    let lines: i64 = row.try_get("line_count").map_err(corrupt)?;
+    let of: i64 = row.value("of_position")?;
+    let line: i64 = row.value("line")?;
+    let lines: i64 = row.value("line_count")?;
     if !(1..=small(MAX_LINES)).contains(&lines) {
         return Err(Error::Corrupt(format!("an event of {lines} lines")));
     }
@@ -186,7 +186,7 @@ fn first_row(group: &Group) -> Result<&SqliteRow, Error> {
 
 fn repriced(group: &Group, past: &Past) -> Result<Change, Error> {
     let row = first_row(group)?;
-    let run: Option<String> = row.try_get("correction").map_err(corrupt)?;
+    let run: Option<String> = row.value("correction")?;
     let first = corrects(group)?.0;
     Ok(Change::Repriced {
         event: past.event(first, group.last)?,
@@ -213,7 +213,7 @@ impl Past {
         let mut events = HashMap::new();
         let rows = by_position(connection, "position", positions).await?;
         for group in group(rows)? {
-            events.insert(group.first, lines::read(&group.rows)?);
+            events.insert(group.first, events::event(&group.rows)?);
         }
         let mut reprices: HashMap<i64, Vec<(i64, Quote)>> = HashMap::new();
         let mut voids = HashMap::new();
@@ -222,12 +222,12 @@ impl Past {
             let Some(of) = key.of_position else { continue };
             if key.kind == Kind::Void && key.line == 0 {
                 let voided = Voided {
-                    at_us: row.try_get("recorded_at").map_err(corrupt)?,
+                    at_us: row.value("recorded_at")?,
                     reason: key.correction.unwrap_or_default(),
                 };
                 voids.insert(of, (key.position, voided));
             } else if key.kind == Kind::Reprice
-                && let Some(quote) = lines::read_quote(&row)?
+                && let Some(quote) = events::quote(&row)?
             {
                 reprices.entry(of).or_default().push((key.position, quote));
             }

@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 
-use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
-use super::lines::{self, corrupt};
 use super::reports::json;
 use super::sessions::last_position;
 use super::{read, unavailable};
 use crate::ledger::reports::{Listed, Message, MessageItem, Moment, Page};
 use crate::ledger::{Error, Recorded};
+use crate::rows::{self, events};
 
 /// A page of messages, from one snapshot.
 pub(super) async fn list(
@@ -46,7 +45,7 @@ pub(super) async fn list(
         let kept = places.iter().filter(|(is_event, _)| *is_event == event);
         kept.map(|(_, place)| *place).collect()
     };
-    let mut events = events(&mut snapshot, &of_kind(true), as_of.position).await?;
+    let mut events = events_at(&mut snapshot, &of_kind(true), as_of.position).await?;
     let mut items = items(&mut snapshot, &of_kind(false)).await?;
     let entries = places
         .iter()
@@ -61,7 +60,7 @@ pub(super) async fn list(
 }
 
 /// The events whose first lines stand at these positions, as they stand.
-async fn events(
+async fn events_at(
     connection: &mut SqliteConnection,
     positions: &[i64],
     through: i64,
@@ -71,18 +70,7 @@ async fn events(
         .fetch_all(&mut *connection)
         .await
         .map_err(unavailable)?;
-    let mut events = Vec::with_capacity(positions.len());
-    let mut of_one: Vec<SqliteRow> = Vec::new();
-    for row in rows {
-        let line: i64 = row.try_get("line").map_err(corrupt)?;
-        if line == 0 && !of_one.is_empty() {
-            events.push(lines::read(&std::mem::take(&mut of_one))?);
-        }
-        of_one.push(row);
-    }
-    if !of_one.is_empty() {
-        events.push(lines::read(&of_one)?);
-    }
+    let mut events = events::events(rows)?;
     read::apply_corrections(connection, &mut events, through).await?;
     Ok(events.into_iter().map(|one| (one.position, one)).collect())
 }
@@ -97,26 +85,5 @@ async fn items(
             .fetch_all(connection)
             .await
             .map_err(unavailable)?;
-    rows.iter()
-        .map(|row| {
-            let text = |column: &str| row.try_get::<String, _>(column).map_err(corrupt);
-            let number = |column: &str| row.try_get::<Option<i64>, _>(column).map_err(corrupt);
-            let item = MessageItem {
-                message_id: text("message_id")?,
-                user_id: text("user_id")?,
-                session_id: text("session_id")?,
-                role: text("role")?,
-                message_type: text("message_type")?,
-                sequence: number("sequence")?,
-                stop_reason: text("stop_reason")?,
-                tool_use_id: text("tool_use_id")?,
-                source_event_id: text("source_event_id")?,
-                tokens: number("tokens")?,
-                time_us: row.try_get("time").map_err(corrupt)?,
-                turn: number("turn")?,
-                recorded_at_us: row.try_get("recorded_at").map_err(corrupt)?,
-            };
-            Ok((row.try_get("number").map_err(corrupt)?, item))
-        })
-        .collect()
+    rows::reports::messages(&rows)
 }

@@ -18,7 +18,6 @@ mod service;
 mod sessions;
 mod tools;
 mod totals;
-mod touched;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -36,8 +35,6 @@ use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use self::openings::Openings;
-use self::touched::Touched;
 use self::writer::{Batched, Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{
@@ -50,6 +47,8 @@ use crate::ledger::{
     StoredPrice, Subject, Submission, UnpricedPage, log as ledger_log,
 };
 use crate::metrics;
+use crate::openings::{Openings, Stands};
+use crate::touched::Touched;
 
 /// Events and items that may wait for the writer; more are refused with [`Error::Overloaded`].
 pub const MAX_QUEUED_EVENTS: usize = 16_384;
@@ -123,7 +122,7 @@ impl Sqlite {
                 .fetch_one(&mut connection)
                 .await
                 .map_err(unavailable)?;
-        let openings = Openings::begin(&mut connection, last_position).await?;
+        let openings = openings::begin(&mut connection, last_position).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.read_only(true).pragma("cache_size", READER_CACHE))
@@ -360,9 +359,12 @@ impl Ledger for Sqlite {
         self.openings.current()
     }
 
-    fn holds(&self, opening: &str, position: i64) -> bool {
-        self.openings
-            .holds(opening, position, *self.committed.borrow())
+    async fn holds(&self, opening: &str, position: i64) -> Result<bool, Error> {
+        Ok(match self.openings.stands(opening) {
+            Stands::Unknown => false,
+            Stands::UpTo(end) => position <= end,
+            Stands::Now => position <= *self.committed.borrow(),
+        })
     }
 
     fn epoch(&self) -> &str {

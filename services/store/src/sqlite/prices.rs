@@ -1,14 +1,14 @@
 //! The price book's table: versions are added, never changed.
 
 use serde::{Deserialize, Serialize};
+use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
-use sqlx::{Connection as _, Row as _};
 use tokenmeter_model::price::Price;
 
-use super::lines::corrupt;
 use super::{requests, unavailable};
 use crate::ledger::correction::{PriceSet, PricesOutcome};
 use crate::ledger::{Error, StoredPrice};
+use crate::rows::Row as _;
 
 /// What is remembered of a request that set prices.
 #[derive(Serialize, Deserialize)]
@@ -126,11 +126,11 @@ pub(super) async fn read(
     .map_err(unavailable)?;
     rows.iter()
         .map(|row| {
-            let text: &str = row.try_get("price").map_err(corrupt)?;
+            let text: &str = row.value("price")?;
             let mut price: Price =
                 serde_json::from_str(text).map_err(|e| Error::Corrupt(format!("price: {e}")))?;
-            price.version = row.try_get("version").map_err(corrupt)?;
-            let tenant: &str = row.try_get("tenant_id").map_err(corrupt)?;
+            price.version = row.value("version")?;
+            let tenant: &str = row.value("tenant_id")?;
             Ok(StoredPrice {
                 price,
                 shipped: tenant.is_empty(),

@@ -3,17 +3,16 @@
 use std::collections::HashMap;
 
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
-use sqlx::{AssertSqlSafe, QueryBuilder, Row as _, Sqlite};
-use tokenmeter_model::price::Quote;
+use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
 use tokenmeter_model::totals::{Split, Totals, split};
 
-use super::lines::{self, corrupt};
-use super::{totals, unavailable};
+use super::totals::of_line;
+use super::unavailable;
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{RepriceCandidate, RepriceQuery};
-use crate::ledger::{
-    Error, EventQuery, PricedLine, Range, Recorded, Subject, Unpriced, UnpricedPage, Voided,
-};
+use crate::ledger::{Error, EventQuery, Range, Recorded, Subject, UnpricedPage, Voided};
+use crate::rows::events::{self, Corrections};
+use crate::rows::{Row as _, totals};
 
 fn subject_parts<'a>(subject: &Subject<'a>) -> (&'static str, &'static str, &'a str) {
     match subject {
@@ -49,7 +48,7 @@ async fn totals(
     let (scope, column, id) = subject_parts(&subject);
     let lifetime = totals::sum_columns(str::to_owned);
     let sums = totals::sum_columns(|name| format!("sum({name})"));
-    let of_line = totals::sum_columns(totals::of_line);
+    let of_line = totals::sum_columns(of_line);
     let row = match range {
         None => {
             let sql = format!(
@@ -131,23 +130,20 @@ pub(super) async fn events(
         .map_err(unavailable)?;
     let mut positions = Vec::with_capacity(firsts.len());
     for row in &firsts {
-        let position: i64 = row.try_get("position").map_err(corrupt)?;
-        let lines: i64 = row.try_get("line_count").map_err(corrupt)?;
+        let position: i64 = row.value("position")?;
+        let lines: i64 = row.value("line_count")?;
         positions.extend(position + 1..position + lines);
     }
     let mut further: HashMap<String, Vec<SqliteRow>> = HashMap::new();
     for row in by_position(&mut snapshot, "position", &positions).await? {
-        further
-            .entry(row.try_get("event_id").map_err(corrupt)?)
-            .or_default()
-            .push(row);
+        further.entry(row.value("event_id")?).or_default().push(row);
     }
     let mut events = Vec::with_capacity(firsts.len());
     for first in firsts {
         let mut rows = vec![first];
-        let id: String = rows[0].try_get("event_id").map_err(corrupt)?;
+        let id: String = rows[0].value("event_id")?;
         rows.extend(further.remove(&id).unwrap_or_default());
-        events.push(lines::read(&rows)?);
+        events.push(events::event(&rows)?);
     }
     apply_corrections(&mut snapshot, &mut events, i64::MAX).await?;
     Ok(events)
@@ -265,7 +261,7 @@ pub(super) async fn first_record(
         .fetch_all(&mut *connection)
         .await
         .map_err(unavailable)?;
-    let mut first = lines::read(&rows)?;
+    let mut first = events::event(&rows)?;
     let void: Option<(i64, String)> = sqlx::query_as(
         "SELECT recorded_at, coalesce(correction, '') FROM usage_lines \
          WHERE of_position = ?1 AND kind = 'void'",
@@ -289,72 +285,9 @@ pub(super) async fn apply_corrections(
         .iter()
         .flat_map(|event| event.quotes.iter().zip(event.position..).map(|(_, at)| at))
         .collect();
-    let (reprices, mut voids) = corrections(connection, &positions, through).await?;
-    for event in events {
-        event.voided = voids.remove(&event.position);
-        for (quote, position) in event.quotes.iter_mut().zip(event.position..) {
-            if let Some(reprice) = reprices.get(&position) {
-                add_quote(quote.get_or_insert_default(), reprice);
-            }
-        }
-    }
+    let rows = by_position(connection, "of_position", &positions).await?;
+    Corrections::of(&rows, through)?.apply(events);
     Ok(())
-}
-
-/// The sums of the reprices of lines, and their voids, by the positions of the lines.
-async fn corrections(
-    connection: &mut SqliteConnection,
-    positions: &[i64],
-    through: i64,
-) -> Result<(HashMap<i64, Quote>, HashMap<i64, Voided>), Error> {
-    let mut reprices: HashMap<i64, Quote> = HashMap::new();
-    let mut voids = HashMap::new();
-    for row in by_position(connection, "of_position", positions).await? {
-        if row.try_get::<i64, _>("position").map_err(corrupt)? > through {
-            continue;
-        }
-        let of: i64 = row.try_get("of_position").map_err(corrupt)?;
-        if row.try_get::<&str, _>("kind").map_err(corrupt)? == "void" {
-            let voided = Voided {
-                at_us: row.try_get("recorded_at").map_err(corrupt)?,
-                reason: row
-                    .try_get::<Option<_>, _>("correction")
-                    .map_err(corrupt)?
-                    .unwrap_or_default(),
-            };
-            voids.insert(of, voided);
-        } else if let Some(quote) = lines::read_quote(&row)? {
-            add_quote(reprices.entry(of).or_default(), &quote);
-        }
-    }
-    Ok((reprices, voids))
-}
-
-/// The sums of the reprices of lines alone, by the positions of the lines.
-async fn reprice_sums(
-    connection: &mut SqliteConnection,
-    positions: &[i64],
-) -> Result<HashMap<i64, Quote>, Error> {
-    let list = serde_json::to_string(positions).map_err(|e| Error::Corrupt(e.to_string()))?;
-    let rows = sqlx::query(include_str!("queries/reprice_sums.sql"))
-        .bind(list)
-        .fetch_all(connection)
-        .await
-        .map_err(unavailable)?;
-    let mut sums = HashMap::with_capacity(rows.len());
-    for row in rows {
-        if let Some(sum) = lines::read_quote(&row)? {
-            sums.insert(row.try_get("of_position").map_err(corrupt)?, sum);
-        }
-    }
-    Ok(sums)
-}
-
-pub(super) fn add_quote(quote: &mut Quote, correction: &Quote) {
-    quote.cost_nano_usd += correction.cost_nano_usd;
-    quote.cache_saving_nano_usd += correction.cache_saving_nano_usd;
-    quote.cache_write_extra_nano_usd += correction.cache_write_extra_nano_usd;
-    quote.price_version = correction.price_version;
 }
 
 /// Models with lines that wait for a price.
@@ -384,17 +317,8 @@ pub(super) async fn unpriced(
         .map_err(unavailable)?;
     let models = rows
         .iter()
-        .map(|row| {
-            Ok(Unpriced {
-                provider: row.try_get("provider").map_err(corrupt)?,
-                model: row.try_get("model").map_err(corrupt)?,
-                lines: row.try_get("lines").map_err(corrupt)?,
-                tokens: row.try_get("tokens").map_err(corrupt)?,
-                first_us: row.try_get("first_us").map_err(corrupt)?,
-                last_us: row.try_get("last_us").map_err(corrupt)?,
-            })
-        })
-        .collect::<Result<_, Error>>()?;
+        .map(events::unpriced)
+        .collect::<Result<_, _>>()?;
     Ok(UnpricedPage {
         models,
         total_lines,
@@ -426,28 +350,17 @@ pub(super) async fn reprice_candidates(
         .fetch_all(&mut *snapshot)
         .await
         .map_err(unavailable)?;
-    let mut candidates = Vec::with_capacity(rows.len());
-    for row in rows {
-        let position: i64 = row.try_get("position").map_err(corrupt)?;
-        let line: i64 = row.try_get("line").map_err(corrupt)?;
-        candidates.push(RepriceCandidate {
-            position,
-            event_position: position - line,
-            provider: row.try_get("provider").map_err(corrupt)?,
-            service_tier: row.try_get("service_tier").map_err(corrupt)?,
-            charge_time_us: row.try_get("charge_time").map_err(corrupt)?,
-            priced: PricedLine {
-                line: lines::read_line(&row)?,
-                quote: lines::read_quote(&row)?,
-            },
-        });
-    }
+    let mut candidates = rows
+        .iter()
+        .map(events::candidate)
+        .collect::<Result<Vec<_>, _>>()?;
     let positions: Vec<i64> = candidates.iter().map(|one| one.position).collect();
-    let reprices = reprice_sums(&mut snapshot, &positions).await?;
-    for candidate in &mut candidates {
-        if let Some(reprice) = reprices.get(&candidate.position) {
-            add_quote(candidate.priced.quote.get_or_insert_default(), reprice);
-        }
-    }
+    let list = serde_json::to_string(&positions).map_err(|e| Error::Corrupt(e.to_string()))?;
+    let sums = sqlx::query(include_str!("queries/reprice_sums.sql"))
+        .bind(list)
+        .fetch_all(&mut *snapshot)
+        .await
+        .map_err(unavailable)?;
+    events::add_reprice_sums(&mut candidates, &sums)?;
     Ok(candidates)
 }

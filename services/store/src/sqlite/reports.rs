@@ -5,18 +5,19 @@
 //! because every event would have to write them.
 
 use async_trait::async_trait;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, QueryBuilder, Row as _};
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, QueryBuilder};
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::totals::{Totals, bucket};
 
-use super::lines::corrupt;
-use super::service::{model_totals, read_models};
-use super::{Sqlite, messages, sessions, tools, totals, unavailable};
+use super::service::model_totals;
+use super::totals::of_line;
+use super::{Sqlite, messages, sessions, tools, unavailable};
 use crate::ledger::reports::{
     Listed, Message, Page, Part, Reports, SessionQuery, SessionSummary, ToolQuery, ToolUsage,
 };
 use crate::ledger::{Error, ModelTotals, Range};
+use crate::rows::totals;
 
 /// All times.
 pub(super) const ALWAYS: Range = Range {
@@ -36,7 +37,7 @@ impl Reports for Sqlite {
                 .fetch_all(&mut *connection)
                 .await
                 .map_err(unavailable)?;
-            read_models(&rows)?
+            totals::models(&rows)?
         };
         models.retain(|one| {
             one.totals.lines > 0 && (part.model.is_empty() || one.model == part.model)
@@ -90,7 +91,7 @@ impl Reports for Sqlite {
             .iter()
             .map(|span| (span.from_us, span.to_us))
             .collect();
-        let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
+        let sums = totals::sum_columns(|name| format!("sum({})", of_line(name)));
         let sql = include_str!("queries/user_spans_by_model.sql").replace("{sums}", &sums);
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(tenant.as_str())
@@ -99,23 +100,7 @@ impl Reports for Sqlite {
             .fetch_all(&self.readers)
             .await
             .map_err(unavailable)?;
-        let mut answer: Vec<(Range, Vec<ModelTotals>)> = Vec::new();
-        for row in &rows {
-            let span = span_of(row, spans)?;
-            let model = ModelTotals {
-                provider: row.try_get(1).map_err(corrupt)?,
-                model: row.try_get(2).map_err(corrupt)?,
-                totals: totals::read(row, 3)?,
-            };
-            if model.totals.lines == 0 {
-                continue;
-            }
-            match answer.last_mut() {
-                Some((last, models)) if *last == span => models.push(model),
-                _ => answer.push((span, vec![model])),
-            }
-        }
-        Ok(answer)
+        totals::spans_by_model(&rows, spans)
     }
 
     async fn sessions(
@@ -170,14 +155,12 @@ async fn some_spans(
         .fetch_all(connection)
         .await
         .map_err(unavailable)?;
-    rows.iter()
-        .map(|row| Ok((span_of(row, spans)?, totals::read(row, 1)?)))
-        .collect()
+    totals::spans(&rows, spans)
 }
 
 /// Sums of the lines of a user or session by model.
 fn lines_by_model(tenant: &str, part: &Part) -> QueryBuilder<sqlx::Sqlite> {
-    let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
+    let sums = totals::sum_columns(|name| format!("sum({})", of_line(name)));
     let mut query = QueryBuilder::new(format!(
         "SELECT provider || '/' || model, {sums}, max(recorded_at) FROM usage_lines \
          WHERE tenant_id = "
@@ -202,13 +185,4 @@ fn lines_by_model(tenant: &str, part: &Part) -> QueryBuilder<sqlx::Sqlite> {
 /// Values for `json_each`.
 pub(super) fn json<T: serde::Serialize>(values: &T) -> Result<String, Error> {
     serde_json::to_string(values).map_err(|error| Error::Corrupt(error.to_string()))
-}
-
-/// The span that the first column numbers.
-fn span_of(row: &SqliteRow, spans: &[Range]) -> Result<Range, Error> {
-    let number: i64 = row.try_get(0).map_err(corrupt)?;
-    usize::try_from(number)
-        .ok()
-        .and_then(|number| spans.get(number).copied())
-        .ok_or_else(|| Error::Corrupt("a row of no span".into()))
 }

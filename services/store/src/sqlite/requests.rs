@@ -1,12 +1,12 @@
 //! `requests`: what was asked under a name, and what it was answered.
 
+use sqlx::SqliteExecutor;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{Row as _, SqliteExecutor};
 
-use super::lines::corrupt;
 use super::unavailable;
 use crate::ledger::Error;
 use crate::ledger::correction::{Remembered, Request};
+use crate::rows::Row as _;
 
 /// The request of this name, if there is one.
 pub(super) async fn find(
@@ -24,9 +24,9 @@ pub(super) async fn find(
     .map_err(unavailable)?;
     row.map(|row| {
         Ok(Remembered {
-            rpc: row.try_get("rpc").map_err(corrupt)?,
-            fingerprint: row.try_get("fingerprint").map_err(corrupt)?,
-            answer: row.try_get("answer").map_err(corrupt)?,
+            rpc: row.value("rpc")?,
+            fingerprint: row.value("fingerprint")?,
+            answer: row.value("answer")?,
         })
     })
     .transpose()

@@ -1,16 +1,14 @@
 //! Sessions and the service as a whole: totals by model, response times, reach.
 
-use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
-use sqlx::{AssertSqlSafe, Row as _};
-use tokenmeter_model::ratio;
+use sqlx::AssertSqlSafe;
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokenmeter_model::totals::{Totals, split};
 
-use super::lines::corrupt;
 use super::read::bind_split;
-use super::{totals, unavailable};
-use crate::ledger::{
-    Error, Latencies, Latency, ModelTotals, Range, ServiceQuery, ServiceUsage, Session,
-};
+use super::totals::of_line;
+use super::unavailable;
+use crate::ledger::{Error, Latencies, ModelTotals, Range, ServiceQuery, ServiceUsage, Session};
+use crate::rows::totals;
 
 /// One session with its totals, from one snapshot.
 pub(super) async fn session(
@@ -29,13 +27,13 @@ pub(super) async fn session(
     let Some((user_id, users, turns, first_us, last_us)) = facts else {
         return Ok(None);
     };
-    let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
+    let sums = totals::sum_columns(|name| format!("sum({})", of_line(name)));
     let sql = format!(
         "SELECT provider || '/' || model AS subject, {sums}, max(recorded_at) FROM usage_lines \
          WHERE tenant_id = ?1 AND session_id = ?2 AND session_id <> '' GROUP BY provider, model"
     );
     let query = sqlx::query(AssertSqlSafe(sql)).bind(tenant).bind(session);
-    let models = read_models(&query.fetch_all(&mut *snapshot).await.map_err(unavailable)?)?;
+    let models = totals::models(&query.fetch_all(&mut *snapshot).await.map_err(unavailable)?)?;
     let sql = format!(
         "SELECT {}, updated_at FROM usage_totals \
          WHERE tenant_id = ?1 AND scope = 'session' AND subject = ?2 AND bucket = 0",
@@ -107,7 +105,7 @@ pub(super) async fn model_totals(
 ) -> Result<Vec<ModelTotals>, Error> {
     let named = totals::sum_columns(str::to_owned);
     let sums = totals::sum_columns(|name| format!("sum({name})"));
-    let of_line = totals::sum_columns(totals::of_line);
+    let of_line = totals::sum_columns(of_line);
     let split = range.map(|range| split(range.from_us, range.to_us));
     let sql = if split.is_none() {
         format!(
@@ -133,28 +131,7 @@ pub(super) async fn model_totals(
         Some(split) => bind_split(query, split),
         None => query,
     };
-    read_models(&query.fetch_all(connection).await.map_err(unavailable)?)
-}
-
-pub(super) fn read_models(rows: &[SqliteRow]) -> Result<Vec<ModelTotals>, Error> {
-    let mut models = rows
-        .iter()
-        .map(|row| {
-            let subject: &str = row.try_get(0).map_err(corrupt)?;
-            let (provider, model) = subject
-                .split_once('/')
-                .ok_or_else(|| Error::Corrupt("a model total without a provider".into()))?;
-            Ok(ModelTotals {
-                provider: provider.to_owned(),
-                model: model.to_owned(),
-                totals: totals::read(row, 1)?,
-            })
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
-    // A model all of whose events are voided has no line left.
-    models.retain(|model| model.totals.lines > 0);
-    models.sort_by(|a, b| (&a.provider, &a.model).cmp(&(&b.provider, &b.model)));
-    Ok(models)
+    totals::models(&query.fetch_all(connection).await.map_err(unavailable)?)
 }
 
 async fn latencies(
@@ -174,26 +151,5 @@ async fn latencies(
         .fetch_all(connection)
         .await
         .map_err(unavailable)?;
-    let mut latencies = Latencies::default();
-    for row in rows {
-        let name = |n: usize| row.try_get::<String, _>(n).map_err(corrupt);
-        let number = |n: usize| row.try_get::<i64, _>(n).map_err(corrupt);
-        let measured = number(2)?;
-        let latency = Latency {
-            measured,
-            mean_ms: ratio::mean(number(3)?, measured).unwrap_or_default(),
-            p50_ms: number(4)?,
-            p90_ms: number(5)?,
-            p95_ms: number(6)?,
-            p99_ms: number(7)?,
-            max_ms: number(8)?,
-        };
-        match (name(0)?, name(1)?) {
-            (provider, _) if provider.is_empty() => latencies.all = latency,
-            model => {
-                latencies.models.insert(model, latency);
-            }
-        }
-    }
-    Ok(latencies)
+    totals::latencies(&rows)
 }

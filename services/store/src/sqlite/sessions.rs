@@ -1,15 +1,15 @@
 //! Lists of sessions: which ones, in one statement; then what they are, by the index of sessions.
 
-use std::collections::HashMap;
-
+use sqlx::AssertSqlSafe;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
-use sqlx::{AssertSqlSafe, Row as _};
 
-use super::lines::corrupt;
 use super::reports::{ALWAYS, json};
-use super::{totals, unavailable};
+use super::totals::of_line;
+use super::unavailable;
+use crate::ledger::Error;
 use crate::ledger::reports::{Listed, Moment, Page, SessionOrder, SessionQuery, SessionSummary};
-use crate::ledger::{Error, ModelTotals};
+use crate::rows::reports::Sessions;
+use crate::rows::totals;
 
 /// All tokens of a row of `usage_lines` or `usage_totals`.
 const TOKENS: &str = "input + cache_read + cache_write_5m + cache_write_30m + cache_write_1h \
@@ -37,10 +37,8 @@ pub(super) async fn list(
         query,
         as_of,
     };
-    let mut found = facts(&mut snapshot, &wanted).await?;
-    add_models(&mut snapshot, &wanted, &mut found).await?;
-    add_items(&mut snapshot, &wanted, &mut found).await?;
-    let entries = ids.iter().filter_map(|id| found.remove(id)).collect();
+    let found = details(&mut snapshot, &wanted).await?;
+    let entries = found.in_order(&ids);
     Ok(Listed { entries, as_of })
 }
 
@@ -136,78 +134,19 @@ impl Wanted<'_> {
     }
 }
 
-async fn facts(
+/// What the sessions are and have.
+async fn details(
     connection: &mut SqliteConnection,
     wanted: &Wanted<'_>,
-) -> Result<HashMap<String, SessionSummary>, Error> {
-    let rows = wanted
-        .fetch(connection, include_str!("queries/session_facts.sql"))
-        .await?;
-    rows.iter()
-        .map(|row| {
-            let session_id: String = row.try_get(0).map_err(corrupt)?;
-            let summary = SessionSummary {
-                session_id: session_id.clone(),
-                user_id: row.try_get(1).map_err(corrupt)?,
-                turns: row.try_get(2).map_err(corrupt)?,
-                messages: row.try_get(3).map_err(corrupt)?,
-                first_us: row.try_get(4).map_err(corrupt)?,
-                last_us: row.try_get(5).map_err(corrupt)?,
-                ..SessionSummary::default()
-            };
-            Ok((session_id, summary))
-        })
-        .collect()
-}
-
-async fn add_models(
-    connection: &mut SqliteConnection,
-    wanted: &Wanted<'_>,
-    found: &mut HashMap<String, SessionSummary>,
-) -> Result<(), Error> {
-    let sums = totals::sum_columns(|name| format!("sum({})", totals::of_line(name)));
-    let sql = include_str!("queries/session_models.sql").replace("{sums}", &sums);
-    for row in wanted.fetch(connection, &sql).await? {
-        let session_id: &str = row.try_get(0).map_err(corrupt)?;
-        let model = ModelTotals {
-            provider: row.try_get(1).map_err(corrupt)?,
-            model: row.try_get(2).map_err(corrupt)?,
-            totals: totals::read(&row, 3)?,
-        };
-        // A model whose events are all voided has no line left.
-        if let Some(summary) = found.get_mut(session_id).filter(|_| model.totals.lines > 0) {
-            summary.models.push(model);
-        }
-    }
-    for summary in found.values_mut() {
-        // Stable, so that ties stay by provider and model.
-        summary
-            .models
-            .sort_by_key(|model| std::cmp::Reverse(model.totals.total()));
-    }
-    Ok(())
-}
-
-/// What sessions have beside usage.
-async fn add_items(
-    connection: &mut SqliteConnection,
-    wanted: &Wanted<'_>,
-    found: &mut HashMap<String, SessionSummary>,
-) -> Result<(), Error> {
+) -> Result<Sessions, Error> {
+    let facts = include_str!("queries/session_facts.sql");
+    let mut found = Sessions::of_facts(&wanted.fetch(connection, facts).await?)?;
+    let sums = totals::sum_columns(|name| format!("sum({})", of_line(name)));
+    let models = include_str!("queries/session_models.sql").replace("{sums}", &sums);
+    found.add_models(&wanted.fetch(connection, &models).await?)?;
     let tools = include_str!("queries/session_tools.sql");
-    for row in wanted.fetch(connection, tools).await? {
-        let session_id: &str = row.try_get(0).map_err(corrupt)?;
-        if let Some(summary) = found.get_mut(session_id) {
-            let tool = row.try_get(1).map_err(corrupt)?;
-            summary.tools.push((tool, row.try_get(2).map_err(corrupt)?));
-        }
-    }
+    found.add_tools(&wanted.fetch(connection, tools).await?)?;
     let messages = include_str!("queries/session_messages.sql");
-    for row in wanted.fetch(connection, messages).await? {
-        let session_id: &str = row.try_get(0).map_err(corrupt)?;
-        if let Some(summary) = found.get_mut(session_id) {
-            summary.messages += row.try_get::<i64, _>(1).map_err(corrupt)?;
-        }
-    }
-    Ok(())
+    found.add_messages(&wanted.fetch(connection, messages).await?)?;
+    Ok(found)
 }

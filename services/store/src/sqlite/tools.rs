@@ -1,14 +1,12 @@
 //! Tools by their calls, from one statement over the uses that a question is about.
 
-use sqlx::Row as _;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
-use tokenmeter_model::ratio;
+use sqlx::sqlite::SqlitePool;
 
-use super::lines::corrupt;
 use super::reports::ALWAYS;
 use super::unavailable;
+use crate::ledger::Error;
 use crate::ledger::reports::{Listed, Moment, Page, ToolQuery, ToolUsage};
-use crate::ledger::{Error, Latency};
+use crate::rows::reports;
 
 /// A page of tools, from one snapshot.
 pub(super) async fn list(
@@ -42,33 +40,6 @@ pub(super) async fn list(
         .fetch_all(&mut *snapshot)
         .await
         .map_err(unavailable)?;
-    let entries = rows.iter().map(read).collect::<Result<_, _>>()?;
+    let entries = rows.iter().map(reports::tool).collect::<Result<_, _>>()?;
     Ok(Listed { entries, as_of })
-}
-
-fn read(row: &SqliteRow) -> Result<ToolUsage, Error> {
-    let number = |n: usize| {
-        row.try_get::<Option<i64>, _>(n)
-            .map(Option::unwrap_or_default)
-            .map_err(corrupt)
-    };
-    let measured = number(7)?;
-    Ok(ToolUsage {
-        tool: row.try_get(0).map_err(corrupt)?,
-        calls: number(1)?,
-        succeeded: number(2)?,
-        failed: number(3)?,
-        cancelled: number(4)?,
-        estimated_tokens: number(5)?,
-        last_start_us: number(6)?,
-        duration: Latency {
-            measured,
-            mean_ms: ratio::mean(number(8)?, measured).unwrap_or_default(),
-            p50_ms: number(9)?,
-            p90_ms: number(10)?,
-            p95_ms: number(11)?,
-            p99_ms: number(12)?,
-            max_ms: number(13)?,
-        },
-    })
 }

@@ -3,24 +3,14 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use tokenmeter_model::totals::{Totals, bucket};
 
 use super::insert::{Bound, Insert};
 use crate::ledger::Error;
+use crate::rows::totals::sum_columns;
 
 /// Bucket of a lifetime total; no event is old enough to fall into it.
 const LIFETIME: i64 = 0;
-
-/// The sums as columns, in the order of [`Totals::SUMS`].
-pub(super) fn sum_columns(render: impl Fn(&str) -> String) -> String {
-    Totals::SUMS
-        .iter()
-        .map(|name| render(name))
-        .collect::<Vec<_>>()
-        .join(", ")
-}
 
 /// Who a line counts for.
 pub(super) struct Owner<'a> {
@@ -114,21 +104,6 @@ pub(super) fn upsert() -> Insert {
          updated_at = max(updated_at, excluded.updated_at)"
     );
     Insert::new("usage_totals", &columns, &tail)
-}
-
-/// Reads sums in the order of [`Totals::SUMS`] from column `first` on, then `updated_at`. An
-/// aggregate over no rows reads as zero.
-pub(super) fn read(row: &SqliteRow, first: usize) -> Result<Totals, Error> {
-    let column = |n: usize| {
-        row.try_get::<Option<i64>, _>(first + n)
-            .map(Option::unwrap_or_default)
-            .map_err(super::lines::corrupt)
-    };
-    let mut sums = [0; Totals::SUMS.len()];
-    for (n, sum) in sums.iter_mut().enumerate() {
-        *sum = column(n)?;
-    }
-    Ok(Totals::from_sums(sums, column(sums.len())?))
 }
 
 /// The figures of a row of `usage_lines`, in the order of [`Totals::SUMS`], as SQL.

@@ -11,13 +11,13 @@ use tokenmeter_model::price::Price;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::group::{self, Inserts, Key, Prepared};
-use super::touched::{Given, Touched};
 use super::{MAX_QUEUED_EVENTS, correct, items, prices, read, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{PriceSet, PricesOutcome, RepriceStep, Void, VoidOutcome};
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{Error, Outcome, Submission};
 use crate::metrics;
+use crate::touched::{Given, Touched};
 
 /// Events that one transaction takes at most, whole calls aside: a call of 1,000 events may join a
 /// group of 999. More would make everybody in the group wait longer for little.

@@ -11,13 +11,13 @@ const MAX_TENANTS: usize = 16_384;
 
 /// The positions `(after, last]`, which one transaction gave out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Given {
-    pub(super) after: i64,
-    pub(super) last: i64,
+pub(crate) struct Given {
+    pub(crate) after: i64,
+    pub(crate) last: i64,
 }
 
 /// The last position of each tenant that is remembered.
-pub(super) struct Touched(Mutex<Known>);
+pub(crate) struct Touched(Mutex<Known>);
 
 struct Known {
     tenants: HashMap<TenantId, i64>,
@@ -29,7 +29,7 @@ struct Known {
 
 impl Touched {
     /// Of a ledger whose last position is this; of what came before nothing is known.
-    pub(super) fn new(last: i64) -> Self {
+    pub(crate) fn new(last: i64) -> Self {
         Self(Mutex::new(Known {
             tenants: HashMap::new(),
             floor: last,
@@ -39,7 +39,7 @@ impl Touched {
 
     /// Remembers a commit, with every tenant that has a row in it. Has to be told before the commit
     /// is published.
-    pub(super) fn add<'a>(&self, given: Given, tenants: impl IntoIterator<Item = &'a TenantId>) {
+    pub(crate) fn add<'a>(&self, given: Given, tenants: impl IntoIterator<Item = &'a TenantId>) {
         let mut known = self.lock();
         // Another process wrote between, and for whom is not known.
         if given.after != known.last {
@@ -60,7 +60,7 @@ impl Touched {
     }
 
     /// Whether anything of the tenant may have been committed after a position.
-    pub(super) fn since(&self, tenant: &TenantId, position: i64) -> bool {
+    pub(crate) fn since(&self, tenant: &TenantId, position: i64) -> bool {
         let known = self.lock();
         let last = known.tenants.get(tenant);
         position < known.floor || last.is_some_and(|last| *last > position)

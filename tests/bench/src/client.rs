@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokenmeter_api::v1;
 use tokenmeter_api::v1::admin_service_client::AdminServiceClient;
+use tokenmeter_api::v1::analytics_service_client::AnalyticsServiceClient;
 use tokenmeter_api::v1::metering_service_client::MeteringServiceClient;
 use tokio::task::JoinSet;
 use tonic::Request;
@@ -116,6 +117,25 @@ impl Client {
             .await;
         load.learn(&tally);
         tally
+    }
+
+    /// One slice of `GetUserUsage`; counts calls.
+    pub(crate) async fn user_usage(
+        &self,
+        work: impl Iterator<Item = Request<v1::GetUserUsageRequest>> + Send + 'static,
+        in_flight: usize,
+        slice: Duration,
+    ) -> Tally {
+        self.slice(in_flight, slice, Queue::new(work), |channel, request| async move {
+            let answer = AnalyticsServiceClient::new(channel)
+                .get_user_usage(request)
+                .await
+                .expect("totals are answered")
+                .into_inner();
+            assert_eq!(answer.intervals.len(), 2);
+            1
+        })
+        .await
     }
 
     /// One slice of the RPC that does least and still passes every layer; counts calls.

@@ -246,7 +246,7 @@ pub(crate) fn serve(room: &mut Room) -> Server {
 }
 
 /// The same on a ledger that others may use, too.
-fn serve_on(room: &Room, name: &str, made: &Made) -> Server {
+pub(crate) fn serve_on(room: &Room, name: &str, made: &Made) -> Server {
     Start::new(room.folder(name))
         .program(tokenmeter_tests::release_binary())
         .argument("--ledger")

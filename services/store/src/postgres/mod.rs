@@ -126,6 +126,20 @@ impl Postgres {
             horizon,
         })
     }
+
+    /// What the server says of how it reads totals of a subject: `EXPLAIN (ANALYZE, BUFFERS)` of
+    /// the statement of [`Ledger::totals_of`].
+    ///
+    /// # Errors
+    /// As [`Ledger::totals_of`].
+    pub async fn explain_totals_of(
+        &self,
+        tenant: &TenantId,
+        subject: Subject<'_>,
+        ranges: &[Option<Range>],
+    ) -> Result<String, Error> {
+        read::explain_totals_of(&self.readers, tenant.as_str(), subject, ranges).await
+    }
 }
 
 /// What PostgreSQL could not do. A figure past 64 bits is the caller's; the rest is ours.

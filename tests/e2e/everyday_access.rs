@@ -134,7 +134,7 @@ async fn what_is_out_of_bounds_is_told() {
         .await
         .unwrap();
     let token = page.into_inner().next_page_token;
-    let forged = ["x".to_owned(), token[1..].to_owned(), format!("{token}0")];
+    let forged = ["x".to_owned(), format!("x{token}"), format!("{token}0")];
     for page_token in forged {
         let request = v1::ListTopSessionsRequest {
             page_token,

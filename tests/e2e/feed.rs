@@ -24,7 +24,7 @@ const CUTS: usize = 200;
 
 type Feed = Streaming<v1::StreamTokenEventsResponse>;
 
-fn asked(resume_token: &str) -> v1::StreamTokenEventsRequest {
+pub(crate) fn asked(resume_token: &str) -> v1::StreamTokenEventsRequest {
     v1::StreamTokenEventsRequest {
         resume_token: resume_token.to_owned(),
         ..Default::default()
@@ -67,7 +67,7 @@ async fn first_token(feed: &mut Feed) -> String {
 }
 
 /// A writer that records until told to stop; answers the ids that were acknowledged, in order.
-fn writer(
+pub(crate) fn writer(
     channel: Channel,
     name: &'static str,
     stop: &Arc<AtomicBool>,
@@ -96,7 +96,7 @@ fn writer(
 }
 
 /// Every writer's events are in `seen` once and in the writer's order, and nothing else is.
-fn is_complete(seen: &[String], writers: &[Vec<String>]) {
+pub(crate) fn is_complete(seen: &[String], writers: &[Vec<String>]) {
     let mut of: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
     for id in seen {
         of.entry(id.split_once('-').unwrap().0)

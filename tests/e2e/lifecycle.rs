@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokenmeter_api::v1;
 use tokenmeter_api::v1::ErrorReason as R;
-use tokenmeter_tests::{Backend, Server, Start, backend, sqlite_only, wait_until};
+use tokenmeter_tests::{Backend, Server, Start, backend, postgres_only, sqlite_only, wait_until};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -112,6 +112,25 @@ fn a_ledger_that_cannot_be_opened_is_told() {
         .refused();
     assert_eq!(status.code(), Some(1));
     assert!(stderr.contains("not a database"), "{stderr}");
+}
+
+/// An acknowledgement says that a crash of the database does not take it back.
+#[test]
+fn a_postgres_that_may_forget_is_taken_by_a_named_flag_only() {
+    if !postgres_only("a file is always synchronised") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let start = Start::new(folder.path());
+    let url = start.ledger();
+    let (_, name) = url.rsplit_once('/').unwrap();
+    let off = format!("ALTER DATABASE {name} SET synchronous_commit = off");
+    tokenmeter_test_postgres::sql(&url, &off);
+    let (status, stderr) = start.clone().refused();
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("synchronous_commit off"), "{stderr}");
+    assert!(stderr.contains("ledger_unsafe_durability"), "{stderr}");
+    start.argument("--ledger-unsafe-durability").serve();
 }
 
 #[test]

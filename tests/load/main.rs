@@ -6,4 +6,5 @@
 // clippy.toml lets tests unwrap, and does not count the helpers of a test crate as tests.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod reconcile;
 mod stalled;

@@ -21,6 +21,11 @@ impl Chance {
         Self(seed)
     }
 
+    /// The source of a seed that others choose, and print.
+    pub fn seeded(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// Another source, for another thread.
     pub fn fork(&mut self) -> Self {
         Self(self.next())
@@ -29,6 +34,12 @@ impl Chance {
     /// A number from `0` to `below - 1`.
     pub fn below(&mut self, below: u64) -> u64 {
         self.next() % below.max(1)
+    }
+
+    /// The index of one of so many, of which there is at least one.
+    pub fn pick(&mut self, count: usize) -> usize {
+        let below = u64::try_from(count).expect("a count");
+        usize::try_from(self.below(below)).expect("less than the count")
     }
 
     fn next(&mut self) -> u64 {

@@ -21,3 +21,4 @@ pub use ledger::{Backend, backend, postgres_only, sqlite_only};
 pub use places::{free_port, repository, rounds, shared_data, tool, wait_until};
 pub use process::{Finished, Process};
 pub use server::{Refused, Server, Start};
+pub use tokenmeter_test_postgres as postgres;

@@ -30,13 +30,15 @@ pub struct Start {
 impl Start {
     /// In this folder, which is its working directory and home, on a free port, with the folder's
     /// ledger ([`crate::backend`]) unless an argument or a variable names another.
+    /// Without the role `jobs`, unless it is given: what periodic work does to a ledger is for the
+    /// tests that are about it.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
             program: None,
             folder: folder.into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             arguments: Vec::new(),
-            environment: Vec::new(),
+            environment: vec![("TOKENMETER_ROLES".into(), "metering,analytics,admin".into())],
             under: Vec::new(),
         }
     }

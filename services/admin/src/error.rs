@@ -28,9 +28,18 @@ pub enum Error {
     /// The book is not the one that was expected.
     #[error("prices changed since the dry run")]
     RepriceStale,
+    /// The month is not over.
+    #[error("period {0} is not over")]
+    PeriodOpen(String),
     /// A run of the tenant is under way.
     #[error("a reprice run is under way")]
     RepriceRunning,
+    /// A reconciliation of the tenant is under way.
+    #[error("a reconciliation is under way")]
+    ReconcileRunning,
+    /// There is no such drift in the caller's tenant.
+    #[error("drift {0} not found")]
+    NoDrift(String),
     /// The ledger could not answer.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
@@ -59,11 +68,26 @@ impl From<Error> for Failure {
                 ErrorReason::RepriceStale,
                 "the price book's highest version is not expected_price_version; do a dry run again",
             ),
+            Error::PeriodOpen(period_id) => Self::new(
+                ErrorReason::PeriodStateInvalid,
+                "the month is not over; close it when it is, or leave period_id empty for the last \
+                 one",
+            )
+            .resource("period", period_id),
             Error::RepriceRunning => Self::new(
                 ErrorReason::JobRunning,
                 "a reprice run of this tenant is under way; wait for its end, then send this again",
             )
             .resource("job", "reprice"),
+            Error::ReconcileRunning => Self::new(
+                ErrorReason::JobRunning,
+                "a reconciliation of this tenant is under way; send the same request again for its \
+                 answer",
+            )
+            .resource("job", "reconciliation"),
+            Error::NoDrift(drift_id) => Self::new(ErrorReason::NotFound, "there is no such drift")
+                .resource("drift", drift_id),
+            Error::Ledger(error @ ledger::Error::NotRetained { .. }) => error.fault().into(),
             Error::Ledger(error) => {
                 // The text is for the log; callers are told the kind of fault.
                 tracing::error!(%error, "administration");

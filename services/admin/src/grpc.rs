@@ -15,9 +15,14 @@ use tonic::{Request, Response, Status};
 
 use crate::deadline;
 use crate::error::Error;
+use crate::jobs::JobAdmin;
 use crate::prices::{Import, PriceAdmin, PriceQuery};
+use crate::reconcile::{Decision, Reconcile, ReconcileAdmin};
 use crate::reprice::{Report, Reprice, RepriceAdmin};
+use crate::retention::RetentionAdmin;
+use crate::rollover::RolloverAdmin;
 use crate::status::StatusAdmin;
+use crate::wire;
 
 /// Most models in the answer to a reprice run.
 const MAX_MODELS: usize = 1_000;
@@ -27,7 +32,20 @@ pub struct Grpc {
     prices: PriceAdmin,
     reprice: RepriceAdmin,
     status: StatusAdmin,
+    upkeep: Upkeep,
     request_timeout: Duration,
+}
+
+/// What keeps the ledger in order.
+pub struct Upkeep {
+    /// Closes months.
+    pub rollover: RolloverAdmin,
+    /// Drops what is old.
+    pub retention: RetentionAdmin,
+    /// Compares totals with events.
+    pub reconcile: ReconcileAdmin,
+    /// Tells of the periodic jobs.
+    pub jobs: JobAdmin,
 }
 
 impl Grpc {
@@ -36,12 +54,14 @@ impl Grpc {
         prices: PriceAdmin,
         reprice: RepriceAdmin,
         status: StatusAdmin,
+        upkeep: Upkeep,
         request_timeout: Duration,
     ) -> Self {
         Self {
             prices,
             reprice,
             status,
+            upkeep,
             request_timeout,
         }
     }
@@ -236,6 +256,102 @@ impl AdminService for Grpc {
         };
         let report = self.reprice.reprice(&caller, &asked, budget).await?;
         Ok(Response::new(repriced(report)))
+    }
+
+    async fn rollover(
+        &self,
+        request: Request<v1::RolloverRequest>,
+    ) -> Result<Response<v1::RolloverResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let v1::RolloverRequest {
+            request_id,
+            period_id,
+            dry_run,
+        } = request.into_inner();
+        let rollover = &self.upkeep.rollover;
+        let done = rollover
+            .rollover(&caller, &request_id, &period_id, dry_run)
+            .await?;
+        Ok(Response::new(wire::rolled_over(done)))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        Caller::of(request.extensions())?;
+        let jobs = self.upkeep.jobs.list().await?;
+        Ok(Response::new(v1::ListJobsResponse {
+            jobs: jobs.into_iter().map(wire::job).collect(),
+        }))
+    }
+
+    async fn purge(
+        &self,
+        request: Request<v1::PurgeRequest>,
+    ) -> Result<Response<v1::PurgeResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let budget = deadline::budget(request.metadata(), self.request_timeout);
+        let asked = wire::purge(request.into_inner())?;
+        let report = self.upkeep.retention.purge(&caller, &asked, budget).await?;
+        Ok(Response::new(wire::purged(&report)))
+    }
+
+    async fn reconcile(
+        &self,
+        request: Request<v1::ReconcileRequest>,
+    ) -> Result<Response<v1::ReconcileResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let budget = deadline::budget(request.metadata(), self.request_timeout);
+        let asked = request.into_inner();
+        let asked = Reconcile {
+            request_id: asked.request_id,
+            user_id: asked.user_id,
+            fix: asked.fix,
+        };
+        let report = self
+            .upkeep
+            .reconcile
+            .reconcile(&caller, &asked, budget)
+            .await?;
+        Ok(Response::new(wire::reconciled(report)))
+    }
+
+    async fn list_drifts(
+        &self,
+        request: Request<v1::ListDriftsRequest>,
+    ) -> Result<Response<v1::ListDriftsResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let state = wire::drift_state(asked.state)?;
+        let (size, token) = (asked.page_size, &asked.page_token);
+        let (drifts, next_page_token) = self
+            .upkeep
+            .reconcile
+            .drifts(&caller, state, asked.reconcile_id, size, token)
+            .await?;
+        Ok(Response::new(v1::ListDriftsResponse {
+            drifts: drifts.iter().map(wire::drift).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn resolve_drift(
+        &self,
+        request: Request<v1::ResolveDriftRequest>,
+    ) -> Result<Response<v1::ResolveDriftResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let decision = Decision {
+            request_id: asked.request_id,
+            drift_id: asked.drift_id,
+            correct: asked.correct,
+            reason: asked.reason,
+        };
+        let drift = self.upkeep.reconcile.resolve(&caller, decision).await?;
+        Ok(Response::new(v1::ResolveDriftResponse {
+            drift: Some(wire::drift(&drift)),
+        }))
     }
 
     async fn get_status(

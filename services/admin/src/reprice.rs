@@ -24,7 +24,7 @@ use crate::error::Error;
 
 /// The RPC, as requests are remembered.
 const RPC: &str = "RepriceUsage";
-/// Positions that a step goes through; the last event in it may have lines behind them. A step is
+/// Lines that a step goes through; the last event in it may have lines behind them. A step is
 /// one transaction, which others wait for, and a call looks at its deadline only between steps.
 const STEP: i64 = 500;
 /// Models that a report tells apart; lines of further models count in its sums only.
@@ -238,7 +238,10 @@ impl RepriceAdmin {
         stop: Instant,
     ) -> Result<(), Error> {
         let through = run.report.through;
-        let end = run.report.until.min(through.saturating_add(STEP));
+        let end = self
+            .ledger
+            .stretch(&request.tenant, through, run.report.until, STEP)
+            .await?;
         let lines = self
             .ledger
             .reprice_candidates(&request.tenant, &asked.query, through, end)

@@ -95,6 +95,7 @@ impl From<Error> for Failure {
                 ErrorReason::ShuttingDown,
                 "the server is shutting down; connect again with the last resume token",
             ),
+            Error::Ledger(error @ ledger::Error::NotRetained { .. }) => error.fault().into(),
             Error::Ledger(error) => {
                 // The text is for the log; callers are told the kind of fault.
                 tracing::error!(%error, "reading");

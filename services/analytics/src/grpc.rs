@@ -310,6 +310,22 @@ impl AnalyticsService for Grpc {
         }))
     }
 
+    async fn list_periods(
+        &self,
+        request: Request<v1::ListPeriodsRequest>,
+    ) -> Result<Response<v1::ListPeriodsResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let (periods, next) = self
+            .analytics
+            .closed(&caller, &asked.user_id, asked.page_size, &asked.page_token)
+            .await?;
+        Ok(Response::new(v1::ListPeriodsResponse {
+            periods: periods.into_iter().map(wire::period).collect(),
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
     async fn list_messages(
         &self,
         request: Request<v1::ListMessagesRequest>,

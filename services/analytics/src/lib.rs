@@ -4,6 +4,7 @@
 //! of one theme each know no proto;
 //! it never talks to metering, the two share the ledger.
 
+mod closed;
 mod error;
 mod grpc;
 pub mod live;

@@ -4,15 +4,18 @@ use tokenmeter_api::convert::{event, money, time};
 use tokenmeter_api::v1;
 use tokenmeter_model::ratio;
 use tokenmeter_model::totals::Totals;
+use tokenmeter_store::ledger::periods::{Adjustment, AdjustmentKind, Consumption, Period};
 use tokenmeter_store::ledger::reports::{Message, MessageItem, ToolUsage};
-use tokenmeter_store::ledger::{Latency, ModelTotals};
+use tokenmeter_store::ledger::{Latency, ModelTotals, Range};
 
 use crate::error::Error;
-use crate::periods::{Period, sum};
+use crate::periods::{self, sum};
 use crate::sessions::ListedSession;
 
 /// Most tools, and most models, named in a session's summary.
 const MAX_NAMES: usize = 64;
+/// Most models of a period.
+const MAX_PERIOD_MODELS: usize = 100;
 
 /// Models with their share of the tokens, most tokens first.
 pub(crate) fn models(models: &[ModelTotals], total: i64) -> Vec<v1::ModelUsage> {
@@ -42,7 +45,7 @@ pub(crate) fn latency(latency: &Latency) -> v1::Latency {
     }
 }
 
-pub(crate) fn day(day: Period<Totals>) -> v1::DayUsage {
+pub(crate) fn day(day: periods::Period<Totals>) -> v1::DayUsage {
     v1::DayUsage {
         date: day.name,
         start_time: Some(time::from_micros(day.range.from_us)),
@@ -51,7 +54,7 @@ pub(crate) fn day(day: Period<Totals>) -> v1::DayUsage {
     }
 }
 
-pub(crate) fn month(month: Period<Vec<ModelTotals>>) -> Result<v1::MonthUsage, Error> {
+pub(crate) fn month(month: periods::Period<Vec<ModelTotals>>) -> Result<v1::MonthUsage, Error> {
     let totals = sum(&month.usage)?;
     Ok(v1::MonthUsage {
         month: month.name,
@@ -135,6 +138,60 @@ pub(crate) fn tool(tool: ToolUsage) -> v1::ToolUsage {
         duration: Some(latency(&tool.duration)),
         estimated_tokens: tool.estimated_tokens,
         last_start_time: Some(time::from_micros(tool.last_start_us)),
+    }
+}
+
+pub(crate) fn period(period: Period) -> v1::Period {
+    let range = period.month.range;
+    v1::Period {
+        period_id: period.month.id,
+        as_closed: Some(consumption(range, &period.as_closed)),
+        adjusted: Some(consumption(range, &period.adjusted)),
+        adjustments: period.adjustments.into_iter().map(adjustment).collect(),
+        closed_time: Some(time::from_micros(period.closed_at_us)),
+    }
+}
+
+fn consumption(range: Range, consumption: &Consumption) -> v1::Consumption {
+    let Consumption {
+        totals,
+        models: by_model,
+        facts,
+    } = consumption;
+    let mut models = models(by_model, totals.total());
+    models.truncate(MAX_PERIOD_MODELS);
+    v1::Consumption {
+        start_time: Some(time::from_micros(range.from_us)),
+        end_time: Some(time::from_micros(range.to_us)),
+        totals: Some(totals.into()),
+        sessions: facts.sessions,
+        judged_requests: facts.judged,
+        judged_succeeded: facts.judged_succeeded,
+        success_rate_ppm: ratio::ppm(facts.judged_succeeded, facts.judged),
+        retrieval_stated: facts.retrieval_stated,
+        retrieval_ran: facts.retrieval_ran,
+        retrieval_activation_ppm: ratio::ppm(facts.retrieval_ran, facts.retrieval_stated),
+        cases_retrieved: facts.cases_retrieved,
+        champion_cases: facts.champion_cases,
+        models,
+        tool_invocations: facts.tool_invocations,
+        // There are no quotas yet.
+        overage_tokens: 0,
+    }
+}
+
+fn adjustment(adjustment: Adjustment) -> v1::PeriodAdjustment {
+    let kind = match adjustment.kind {
+        AdjustmentKind::LateEvent => v1::AdjustmentKind::LateEvent,
+        AdjustmentKind::Void => v1::AdjustmentKind::Void,
+        AdjustmentKind::Reprice => v1::AdjustmentKind::Reprice,
+    };
+    v1::PeriodAdjustment {
+        kind: kind.into(),
+        event_id: adjustment.event_id,
+        total_tokens: adjustment.tokens,
+        cost: Some(money::from_nano_usd(adjustment.cost_nano_usd)),
+        time: Some(time::from_micros(adjustment.at_us)),
     }
 }
 

@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::DOMAIN;
+use crate::convert::time::from_micros;
 use crate::v1::{self, ErrorReason};
 
 /// Why an RPC failed: everything that its status tells the caller.
@@ -80,6 +81,15 @@ pub fn request_conflict(request_id: impl Into<String>) -> Failure {
     Failure::new(ErrorReason::RequestIdConflict, text).resource("request", request_id)
 }
 
+/// An event, or something beside it, whose time is sealed.
+pub fn too_old(oldest_us: i64) -> Failure {
+    Failure::new(
+        ErrorReason::EventTooOld,
+        "the time lies before what retention still accepts; nothing was changed",
+    )
+    .metadata("oldest_accepted_time", from_micros(oldest_us).to_string())
+}
+
 /// When to come back after a store could not do its work.
 const RETRY_LATER: Duration = Duration::from_secs(1);
 
@@ -101,6 +111,12 @@ impl From<Fault> for Failure {
                 ErrorReason::CostOutOfRange,
                 "the event would take a total past 64 bits; nothing was changed",
             ),
+            Fault::NotRetained { oldest_us } => Self::new(
+                ErrorReason::RangeNotRetained,
+                "a part of the range is sealed, and its events are not kept; begin at oldest_time of \
+                 the metadata or later, or at a whole quarter-hour",
+            )
+            .metadata("oldest_time", from_micros(oldest_us).to_string()),
             Fault::Corrupt => Self::new(
                 ErrorReason::Internal,
                 "an internal error; nothing was changed",

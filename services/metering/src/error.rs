@@ -1,6 +1,8 @@
 //! Why an event was not recorded, and what the caller is told.
 
-use tokenmeter_api::status::{Failure, name_of, reason_of, reason_of_violations, request_conflict};
+use tokenmeter_api::status::{
+    Failure, name_of, reason_of, reason_of_violations, request_conflict, too_old,
+};
 use tokenmeter_api::v1::ErrorReason;
 use tokenmeter_model::bounds::Violation;
 use tokenmeter_model::fault::Fault;
@@ -44,6 +46,12 @@ pub enum Error {
     /// The id stands for an event that was voided, with another payload.
     #[error("event {0} was voided")]
     Voided(String),
+    /// The time is sealed, or the event was dropped.
+    #[error("events are kept from {oldest_us} on")]
+    TooOld {
+        /// The earliest time that is accepted, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
     /// There is no such event in the caller's tenant.
     #[error("event {0} not found")]
     NoEvent(String),
@@ -64,12 +72,14 @@ impl Error {
             Self::UnknownProvider(_) | Self::UnreadProvider(_) => ErrorReason::UnknownProvider,
             Self::Conflict { .. } | Self::ItemConflict { .. } => ErrorReason::EventConflict,
             Self::Voided(_) => ErrorReason::EventVoided,
+            Self::TooOld { .. } => ErrorReason::EventTooOld,
             Self::NoEvent(_) => ErrorReason::NotFound,
             Self::RequestConflict(_) => ErrorReason::RequestIdConflict,
             Self::Ledger(error) => match error.fault() {
                 Fault::Unavailable => ErrorReason::LedgerUnavailable,
                 Fault::Overloaded => ErrorReason::Overloaded,
                 Fault::OutOfRange => ErrorReason::CostOutOfRange,
+                Fault::NotRetained { .. } => ErrorReason::RangeNotRetained,
                 Fault::Corrupt => ErrorReason::Internal,
             },
         })
@@ -117,6 +127,7 @@ impl From<Error> for Failure {
                  of its own",
             )
             .resource("usage_event", event_id),
+            Error::TooOld { oldest_us } => too_old(oldest_us),
             Error::NoEvent(event_id) => {
                 Self::new(ErrorReason::NotFound, "there is no such event").resource("usage_event", event_id)
             }
@@ -187,6 +198,7 @@ mod tests {
             },
             Error::Voided("e".into()),
             Error::NoEvent("e".into()),
+            Error::TooOld { oldest_us: 1 },
             Error::RequestConflict("r".into()),
             ledger::Error::Unavailable("x".into()).into(),
             ledger::Error::Overloaded(1).into(),

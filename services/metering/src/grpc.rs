@@ -123,6 +123,7 @@ impl MeteringService for Grpc {
             voided_time: event.voided.map(|voided| time::from_micros(voided.at_us)),
             counts: Some(sums.counts),
             cost: sums.cost,
+            adjusted_period_id: voided.adjusted_period.unwrap_or_default(),
             ..Default::default()
         }))
     }

@@ -92,6 +92,7 @@ fn stand(item: &Item, outcome: ItemOutcome) -> Result<RecordedItem, Error> {
     match outcome {
         ItemOutcome::Recorded { recorded_at_us } => Ok(recorded(false, recorded_at_us)),
         ItemOutcome::Duplicate { recorded_at_us } => Ok(recorded(true, recorded_at_us)),
+        ItemOutcome::TooOld { oldest_us } => Err(Error::TooOld { oldest_us }),
         ItemOutcome::Conflict => Err(Error::ItemConflict {
             field: item.id_field(),
             id: item.id().to_owned(),

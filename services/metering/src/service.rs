@@ -190,6 +190,7 @@ fn stand(submission: &Submission, outcome: ledger::Outcome) -> Result<Recorded, 
             charge_time_us: first.charge_time_us,
             recorded_at_us: first.recorded_at_us,
         }),
+        ledger::Outcome::TooOld { oldest_us } => Err(Error::TooOld { oldest_us }),
         ledger::Outcome::Conflict(standing) if standing.voided.is_some() => {
             Err(Error::Voided(standing.event.event_id))
         }

@@ -19,6 +19,8 @@ pub struct VoidedUsage {
     pub event: Recorded,
     /// Whether an earlier request had voided it, so that this one changed nothing.
     pub already: bool,
+    /// The closed period that it changed, by its name.
+    pub adjusted_period: Option<String>,
 }
 
 impl Metering {
@@ -57,10 +59,24 @@ impl Metering {
             reason,
         };
         match self.ledger.void(void).await? {
-            VoidOutcome::Voided { event, already } => Ok(VoidedUsage {
-                event: *event,
-                already,
-            }),
+            VoidOutcome::Voided { event, already } => {
+                let voided_us = event
+                    .voided
+                    .as_ref()
+                    .map_or(i64::MIN, |voided| voided.at_us);
+                let period = self.ledger.closed_period(
+                    &caller.tenant,
+                    &event.event.user_id,
+                    event.charge_time_us,
+                    voided_us,
+                );
+                Ok(VoidedUsage {
+                    adjusted_period: period.await?,
+                    event: *event,
+                    already,
+                })
+            }
+            VoidOutcome::TooOld { oldest_us } => Err(Error::TooOld { oldest_us }),
             VoidOutcome::NotFound => Err(Error::NoEvent(event_id)),
             VoidOutcome::RequestConflict => Err(Error::RequestConflict(request_id)),
         }

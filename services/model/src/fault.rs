@@ -9,6 +9,11 @@ pub enum Fault {
     Overloaded,
     /// The values do not fit, such as a total past 64 bits.
     OutOfRange,
+    /// What the answer would be made of is not kept any more.
+    NotRetained {
+        /// The earliest time that is kept, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
     /// What it holds cannot be read.
     Corrupt,
 }

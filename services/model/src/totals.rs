@@ -41,6 +41,15 @@ macro_rules! totals {
                 })
             }
 
+            /// The sum, each figure at most as far as 64 bits go.
+            #[must_use]
+            pub fn saturating_add(&self, other: &Totals) -> Totals {
+                Totals {
+                    $($name: self.$name.saturating_add(other.$name),)+
+                    updated_at_us: self.updated_at_us.max(other.updated_at_us),
+                }
+            }
+
             /// The exact sum; none when a figure would pass 64 bits.
             pub fn checked_add(&self, other: &Totals) -> Option<Totals> {
                 Some(Totals {

@@ -1,7 +1,8 @@
 //! Calendar days and months in an IANA time zone, from the bundled tz data.
 
+use jiff::civil::Date;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
-use jiff::{Timestamp, Zoned};
+use jiff::{Timestamp, ToSpan as _, Zoned};
 
 /// A time zone by its IANA name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,35 @@ impl Zone {
         self.start(at_us, |zoned| {
             zoned.last_of_month()?.tomorrow()?.start_of_day()
         })
+    }
+
+    /// When the calendar week of a time began, on its Monday, in microseconds since the Unix epoch.
+    pub fn start_of_week(&self, at_us: i64) -> i64 {
+        self.start(at_us, |zoned| {
+            let days = i64::from(zoned.weekday().to_monday_zero_offset());
+            zoned.checked_sub(days.days())?.start_of_day()
+        })
+    }
+
+    /// When the calendar week after that of a time begins, in microseconds since the Unix epoch.
+    pub fn next_week(&self, at_us: i64) -> i64 {
+        self.start(self.start_of_week(at_us), |zoned| {
+            zoned.checked_add(7.days())?.start_of_day()
+        })
+    }
+
+    /// When a calendar month such as `2026-07` begins, and when the next one does, in microseconds
+    /// since the Unix epoch; none for another text.
+    pub fn month_of_name(&self, name: &str) -> Option<(i64, i64)> {
+        let (year, month) = name.split_once('-')?;
+        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        if (year.len(), month.len()) != (4, 2) || !digits(year) || !digits(month) {
+            return None;
+        }
+        let first = Date::new(year.parse().ok()?, month.parse().ok()?, 1).ok()?;
+        let from_us = first.to_zoned(self.0.clone()).ok()?;
+        let from_us = from_us.timestamp().as_microsecond();
+        Some((from_us, self.next_month(from_us)))
     }
 
     /// The calendar day of a time, as `2026-07-31`.
@@ -105,6 +135,39 @@ mod tests {
                 named.start_of_month(at(time)),
                 "{zone}"
             );
+        }
+    }
+
+    #[test]
+    fn a_month_is_known_by_its_name() {
+        let kolkata = Zone::named("Asia/Kolkata").unwrap();
+        let july = kolkata.month_of_name("2026-07").unwrap();
+        assert_eq!(july.0, at("2026-06-30T18:30:00Z"));
+        assert_eq!(july.1, at("2026-07-31T18:30:00Z"));
+        assert_eq!(kolkata.month(july.0), "2026-07");
+        for bad in [
+            "",
+            "2026",
+            "2026-7",
+            "2026-13",
+            "2026-00",
+            "26-07",
+            "2026-07-01",
+            "+026-07",
+            "last",
+        ] {
+            assert_eq!(kolkata.month_of_name(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_week_begins_on_its_monday() {
+        let york = Zone::named("America/New_York").unwrap();
+        // The week in which the clocks are moved has an hour less.
+        let monday = at("2026-03-02T05:00:00Z");
+        for time in ["2026-03-02T05:00:00Z", "2026-03-09T03:59:59Z"] {
+            assert_eq!(york.start_of_week(at(time)), monday, "{time}");
+            assert_eq!(york.next_week(at(time)), at("2026-03-09T04:00:00Z"));
         }
     }
 

@@ -18,12 +18,25 @@ pub enum Planted {
     SkipTotals,
     /// A void leaves totals alone: breaks the sum of totals and events less voids.
     SkipVoidTotals,
+    /// A purge drops events and leaves their sums out of sealed totals: breaks the sum of totals and
+    /// events.
+    DropUnsealed,
     /// A subscriber that fell behind goes on with what is still kept: breaks feed_complete.
     SkipWhatIsBehind,
+    /// Every node takes every job: breaks that exactly one does each.
+    RunEverywhere,
+    /// Closed periods follow what comes later: breaks that they never change.
+    ReopenPeriods,
+    /// What came after the close goes with what is dropped: breaks that closed periods keep it.
+    ForgetAdjustments,
     /// The end of the log passes transactions that are still open: breaks feed_complete.
     PassOpenTransactions,
+    /// The end of the log waits for every transaction of the instance: breaks feed_complete.
+    WaitForAnybody,
     /// A dump that was restored is taken for the database it was made of: breaks feed_complete.
     ForgetRestore,
+    /// A server that was started again is taken for the one before: breaks feed_complete.
+    ForgetOpenings,
     /// A node hears of no commits but its own: breaks feed_complete.
     DeafToOthers,
 }

@@ -119,6 +119,7 @@ impl Tail {
         });
         let follower = follower(
             Arc::clone(&self.ledger),
+            Arc::clone(&opening),
             tenant.clone(),
             start,
             Arc::clone(&shared),
@@ -133,19 +134,29 @@ impl Tail {
     }
 }
 
-/// Reads the log after every commit that touched the tenant, once for all its subscriptions.
-async fn follower(ledger: Arc<dyn Ledger>, tenant: TenantId, mut at: i64, shared: Arc<Shared>) {
+/// Reads the log after every commit that touched the tenant, once for all its subscriptions. It ends
+/// when the ledger is opened anew: its subscribers have to come back with a position that holds there.
+async fn follower(
+    ledger: Arc<dyn Ledger>,
+    opening: Arc<str>,
+    tenant: TenantId,
+    mut at: i64,
+    shared: Arc<Shared>,
+) {
     let mut committed = ledger.committed();
     loop {
         // The position comes before the question: what is committed between waits for the next
         // round.
         let Ok(last) = committed
-            .wait_for(|last| *last > at)
+            .wait_for(|last| *last > at || ledger.opening() != opening)
             .await
             .map(|last| *last)
         else {
             return;
         };
+        if ledger.opening() != opening {
+            return shared.fail("the ledger was opened anew".into());
+        }
         let read = match ledger.touched(&tenant, at) {
             true => ledger.log(&tenant, at, POSITIONS).await,
             false => Ok(Page {
@@ -160,10 +171,7 @@ async fn follower(ledger: Arc<dyn Ledger>, tenant: TenantId, mut at: i64, shared
             }
             Err(error) => {
                 tracing::error!(%error, "following the log");
-                let text = error.to_string();
-                shared.progress.send_modify(|progress| {
-                    progress.failed = Some(text);
-                });
+                shared.fail(error.to_string());
                 tokio::time::sleep(RETRY).await;
             }
         }
@@ -174,6 +182,11 @@ async fn follower(ledger: Arc<dyn Ledger>, tenant: TenantId, mut at: i64, shared
 }
 
 impl Shared {
+    fn fail(&self, text: String) {
+        self.progress
+            .send_modify(|progress| progress.failed = Some(text));
+    }
+
     fn push(&self, page: Page) {
         let newest = page.entries.last().map(|entry| entry.position);
         let max_bytes = ring::share(self.rings.load(Ordering::Relaxed));

@@ -37,6 +37,14 @@ impl Touched {
         }))
     }
 
+    /// Begins anew, as [`Touched::new`] does.
+    pub(crate) fn restart(&self, last: i64) {
+        let mut known = self.lock();
+        known.tenants.clear();
+        known.floor = last;
+        known.last = last;
+    }
+
     /// Remembers a commit, with every tenant that has a row in it. Has to be told before the commit
     /// is published.
     pub(crate) fn add<'a>(&self, given: Given, tenants: impl IntoIterator<Item = &'a TenantId>) {

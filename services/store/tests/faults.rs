@@ -7,9 +7,13 @@
 
 mod backends;
 mod conformance;
+mod nodes;
 
-use backends::{open_sqlite, reopen_sqlite, stall_sqlite};
+use backends::{
+    open_postgres, open_sqlite, reopen_postgres, reopen_sqlite, stall_postgres, stall_sqlite,
+};
 use tokenmeter_store::fault::{Planted, plant};
+use tokenmeter_test_postgres::shared;
 
 /// Runs a test with a fault planted, on a thread and a runtime of its own; it has to fail.
 fn turns_red<F: Future<Output = ()>>(fault: Planted, test: impl FnOnce() -> F + Send + 'static) {
@@ -38,34 +42,90 @@ fn turns_red_alone(fault: Planted, test: impl FnOnce() + Send + 'static) {
     println!("{fault:?}: red, as it should be");
 }
 
+/// The invariants of writing on a backend, each against the faults that break it.
+macro_rules! turn_red {
+    ($open:path, $reopen:ident, $stall:ident) => {
+        turns_red(Planted::RecordRetries, || async {
+            let (ledger, _kept) = $open().await;
+            conformance::exactly_once(&ledger).await;
+        });
+        turns_red(Planted::AnswerWithoutCommit, || async {
+            let (ledger, kept) = $open().await;
+            conformance::ack_is_durable(ledger, async || $reopen(&kept).await).await;
+        });
+        turns_red(Planted::ForgetTenant, || async {
+            let (ledger, _kept) = $open().await;
+            conformance::tenant_isolated(&ledger).await;
+        });
+        turns_red(Planted::EndlessQueue, || async {
+            let (ledger, kept) = $open().await;
+            let stall = $stall(&kept).await;
+            conformance::bounded(ledger, stall).await;
+        });
+        turns_red(Planted::RunEverywhere, || async {
+            let (ledger, _kept) = $open().await;
+            conformance::jobs::exactly_one_node_does_a_job(&ledger).await;
+        });
+        turns_red(Planted::ReopenPeriods, || async {
+            let (ledger, _kept) = $open().await;
+            conformance::periods::what_was_closed_never_changes(&ledger).await;
+        });
+        for fault in [
+            Planted::SkipTotals,
+            Planted::SkipVoidTotals,
+            Planted::DropUnsealed,
+        ] {
+            turns_red_alone(fault, || {
+                conformance::model::totals_equal_the_reference_at_every_step($open);
+            });
+        }
+        turns_red_alone(Planted::SkipWhatIsBehind, || {
+            conformance::feed::feed_complete($open);
+        });
+        turns_red(Planted::RunEverywhere, || async {
+            let (ledger, _kept) = $open().await;
+            conformance::jobs::exactly_one_node_does_a_job(&ledger).await;
+        });
+        turns_red(Planted::ReopenPeriods, || async {
+            let (ledger, _kept) = $open().await;
+            conformance::periods::what_was_closed_never_changes(&ledger).await;
+        });
+        turns_red(Planted::ForgetAdjustments, || async {
+            let (ledger, _kept) = $open().await;
+            conformance::periods::a_purge_leaves_closed_months_as_they_were(&ledger).await;
+        });
+    };
+}
+
+/// The log with several nodes, against the faults that break it.
+fn turn_the_log_of_many_nodes_red() {
+    let database = |name| shared().database(name);
+    let url = database("pass");
+    turns_red(Planted::PassOpenTransactions, || async move {
+        nodes::an_open_transaction_is_not_passed(&url).await;
+    });
+    let (url, elsewhere) = (database("wait"), database("elsewhere"));
+    turns_red(Planted::WaitForAnybody, || async move {
+        nodes::open_transactions_of_others_hold_up_nobody(&url, &elsewhere).await;
+    });
+    let url = database("deaf");
+    turns_red(Planted::DeafToOthers, || async move {
+        nodes::other_nodes_are_heard(&url).await;
+    });
+    turns_red(Planted::ForgetRestore, || async {
+        nodes::servers::a_restored_dump_is_another_ledger().await;
+    });
+    turns_red(Planted::ForgetOpenings, || async {
+        nodes::servers::positions_of_an_undone_past_are_told().await;
+    });
+}
+
 // One test, because faults are planted in the whole process.
 #[test]
 fn invariants_turn_red_against_planted_faults() {
     // The failures are wanted; their backtraces are not.
     std::panic::set_hook(Box::new(|panic| eprintln!("  {panic}")));
-    turns_red(Planted::RecordRetries, || async {
-        let (ledger, _kept) = open_sqlite().await;
-        conformance::exactly_once(&ledger).await;
-    });
-    turns_red(Planted::AnswerWithoutCommit, || async {
-        let (ledger, kept) = open_sqlite().await;
-        conformance::ack_is_durable(ledger, async || reopen_sqlite(&kept).await).await;
-    });
-    turns_red(Planted::ForgetTenant, || async {
-        let (ledger, _kept) = open_sqlite().await;
-        conformance::tenant_isolated(&ledger).await;
-    });
-    turns_red(Planted::EndlessQueue, || async {
-        let (ledger, kept) = open_sqlite().await;
-        let stall = stall_sqlite(&kept).await;
-        conformance::bounded(ledger, stall).await;
-    });
-    for fault in [Planted::SkipTotals, Planted::SkipVoidTotals] {
-        turns_red_alone(fault, || {
-            conformance::model::totals_equal_the_reference_at_every_step(open_sqlite);
-        });
-    }
-    turns_red_alone(Planted::SkipWhatIsBehind, || {
-        conformance::feed::feed_complete(open_sqlite);
-    });
+    turn_red!(open_sqlite, reopen_sqlite, stall_sqlite);
+    turn_red!(open_postgres, reopen_postgres, stall_postgres);
+    turn_the_log_of_many_nodes_red();
 }

@@ -6,9 +6,9 @@ mod conformance;
 
 /// Runs the whole suite on a backend; `open` makes a fresh, empty ledger and
 /// what keeps it alive, `reopen` opens it again, `stall` holds its writer up until dropped, `select`
-/// reads with SQL.
+/// reads with SQL, `execute` writes with it.
 macro_rules! ledger_suite {
-    ($backend:ident, $open:path, $reopen:ident, $stall:ident, $select:ident) => {
+    ($backend:ident, $open:path, $reopen:ident, $stall:ident, $select:ident, $execute:ident) => {
         mod $backend {
             use super::conformance;
 
@@ -58,6 +58,12 @@ macro_rules! ledger_suite {
             async fn reprices_keep_events_together() {
                 let (ledger, _kept) = $open().await;
                 conformance::reprices_keep_events_together(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn stretches_have_so_many_lines() {
+                let (ledger, _kept) = $open().await;
+                conformance::stretches::stretches_have_so_many_lines(&ledger).await;
             }
 
             #[tokio::test]
@@ -128,6 +134,65 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
+            async fn a_purge_changes_no_total() {
+                let (ledger, _kept) = $open().await;
+                conformance::retention::a_purge_changes_no_total(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn what_is_sealed_is_not_accepted_again() {
+                let (ledger, _kept) = $open().await;
+                conformance::retention::what_is_sealed_is_not_accepted_again(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn ragged_edges_that_are_sealed_are_told() {
+                let (ledger, _kept) = $open().await;
+                conformance::retention::ragged_edges_that_are_sealed_are_told(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn items_are_dropped_with_their_month() {
+                let (ledger, _kept) = $open().await;
+                conformance::retention::items_are_dropped_with_their_month(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_purge_in_mid_load_keeps_every_total() {
+                let (ledger, _kept) = $open().await;
+                conformance::retention::a_purge_in_mid_load_keeps_every_total(ledger).await;
+            }
+
+            #[tokio::test]
+            async fn small_drift_is_corrected() {
+                let (ledger, kept) = $open().await;
+                let execute = async |sql| super::$execute(&kept, sql).await;
+                conformance::reconcile::small_drift_is_corrected(&ledger, execute).await;
+            }
+
+            #[tokio::test]
+            async fn large_drift_is_flagged() {
+                let (ledger, kept) = $open().await;
+                let execute = async |sql| super::$execute(&kept, sql).await;
+                conformance::reconcile::large_drift_is_flagged(&ledger, execute).await;
+            }
+
+            #[tokio::test]
+            async fn missing_and_superfluous_totals_are_drift() {
+                let (ledger, kept) = $open().await;
+                let execute = async |sql| super::$execute(&kept, sql).await;
+                conformance::reconcile::missing_and_superfluous_totals_are_drift(&ledger, execute)
+                    .await;
+            }
+
+            #[tokio::test]
+            async fn racing_runs_correct_once() {
+                let (ledger, kept) = $open().await;
+                let execute = async |sql| super::$execute(&kept, sql).await;
+                conformance::reconcile::racing_runs_correct_once(ledger, execute).await;
+            }
+
+            #[tokio::test]
             async fn racing_writers_record_once() {
                 let (ledger, _kept) = $open().await;
                 conformance::racing_writers_record_once(ledger).await;
@@ -176,6 +241,72 @@ macro_rules! ledger_suite {
                 conformance::idle::followers_of_idle_tenants_miss_nothing(ledger).await;
             }
 
+            #[tokio::test]
+            async fn exactly_one_node_does_a_job() {
+                let (ledger, _kept) = $open().await;
+                conformance::jobs::exactly_one_node_does_a_job(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn who_lost_a_lease_is_told() {
+                let (ledger, _kept) = $open().await;
+                conformance::jobs::who_lost_a_lease_is_told(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_job_that_failed_waits_for_all_nodes() {
+                let (ledger, _kept) = $open().await;
+                conformance::jobs::a_job_that_failed_waits_for_all_nodes(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn tenants_page_in_order() {
+                let (ledger, _kept) = $open().await;
+                conformance::jobs::tenants_page_in_order(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_month_is_closed_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::a_month_is_closed_once(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn racing_rollovers_close_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::racing_rollovers_close_once(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn what_was_closed_never_changes() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::what_was_closed_never_changes(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn settled_periods_answer_as_before() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::settled_periods_answer_as_before(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn periods_page_newest_first() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::periods_page_newest_first(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_purge_leaves_closed_months_as_they_were() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::a_purge_leaves_closed_months_as_they_were(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn adjustments_are_bounded() {
+                let (ledger, _kept) = $open().await;
+                conformance::periods::adjustments_are_bounded(&ledger).await;
+            }
+
             #[test]
             fn totals_equal_the_reference_at_every_step() {
                 conformance::model::totals_equal_the_reference_at_every_step(|| $open());
@@ -189,7 +320,19 @@ ledger_suite!(
     super::open_sqlite,
     reopen_sqlite,
     stall_sqlite,
-    select_sqlite
+    select_sqlite,
+    execute_sqlite
+);
+ledger_suite!(
+    postgres,
+    super::open_postgres,
+    reopen_postgres,
+    stall_postgres,
+    select_postgres,
+    execute_postgres
 );
 
-use backends::{open_sqlite, reopen_sqlite, select_sqlite, stall_sqlite};
+use backends::{
+    execute_postgres, execute_sqlite, open_postgres, open_sqlite, reopen_postgres, reopen_sqlite,
+    select_postgres, select_sqlite, stall_postgres, stall_sqlite,
+};

@@ -126,15 +126,20 @@ impl Client {
         in_flight: usize,
         slice: Duration,
     ) -> Tally {
-        self.slice(in_flight, slice, Queue::new(work), |channel, request| async move {
-            let answer = AnalyticsServiceClient::new(channel)
-                .get_user_usage(request)
-                .await
-                .expect("totals are answered")
-                .into_inner();
-            assert_eq!(answer.intervals.len(), 2);
-            1
-        })
+        self.slice(
+            in_flight,
+            slice,
+            Queue::new(work),
+            |channel, request| async move {
+                let answer = AnalyticsServiceClient::new(channel)
+                    .get_user_usage(request)
+                    .await
+                    .expect("totals are answered")
+                    .into_inner();
+                assert_eq!(answer.intervals.len(), 2);
+                1
+            },
+        )
         .await
     }
 

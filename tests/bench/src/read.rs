@@ -130,7 +130,11 @@ fn fill(runtime: &Runtime, made: &Made, events: i64, end_us: i64) {
         let mut connection = PgConnection::connect(url).await.expect("it connects");
         let probe = (0, PROBE_EVENTS, PROBE_EVENTS);
         make(&mut connection, probe, end_us, DAY_US, PROBE).await;
-        for statement in [SUM, "VACUUM ANALYZE usage_lines", "VACUUM ANALYZE usage_totals"] {
+        for statement in [
+            SUM,
+            "VACUUM ANALYZE usage_lines",
+            "VACUUM ANALYZE usage_totals",
+        ] {
             sqlx::raw_sql(statement)
                 .execute(&mut connection)
                 .await
@@ -181,7 +185,9 @@ async fn pages(made: &Made, end_us: i64) -> i64 {
     }
     ledger.close().await;
     // The first line of buffers is the whole plan's.
-    let line = text.lines().find(|line| line.trim().starts_with("Buffers:"));
+    let line = text
+        .lines()
+        .find(|line| line.trim().starts_with("Buffers:"));
     let line = line.unwrap_or_else(|| panic!("no buffers in {text}"));
     line.split([' ', ','])
         .filter_map(|word| word.split_once('='))

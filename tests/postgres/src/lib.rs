@@ -111,6 +111,16 @@ impl Server {
         self.own().run();
     }
 
+    /// Keeps a copy of all that the private server has; it has to be stopped.
+    pub fn keep_copy(&self) {
+        self.own().copy("data", "copy");
+    }
+
+    /// Puts the copy in the place of all that the private server has; it has to be stopped.
+    pub fn put_back_copy(&self) {
+        self.own().copy("copy", "data");
+    }
+
     /// The last lines that the private server logged.
     pub fn log(&self) -> String {
         self.own().log()
@@ -138,6 +148,22 @@ pub fn sql(url: &str, statements: &str) -> String {
     String::from_utf8_lossy(&output.stdout)
         .trim_end()
         .to_owned()
+}
+
+/// Dumps a database and restores the dump into another one, which has to be empty.
+pub fn restore_dump(from: &str, into: &str) {
+    let mut dump = programs::command(&programs::find("pg_dump"));
+    let dump = dump.args(["--dbname", from]).output();
+    let dump = dump.expect("pg_dump can be run");
+    let errors = String::from_utf8_lossy(&dump.stderr);
+    assert!(dump.status.success(), "pg_dump: {errors}");
+    let script = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(script.path(), &dump.stdout).expect("a temporary file is written");
+    let mut restore = psql(into);
+    let output = restore.arg("--file").arg(script.path()).output();
+    let output = output.expect("psql can be run");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "psql: {errors}");
 }
 
 /// psql on a database, with plain output and nothing of the user's own settings.

@@ -89,6 +89,16 @@ impl Own {
         done("pg_ctl stop", stop.output());
     }
 
+    /// Copies a folder of the server's over another one.
+    pub(crate) fn copy(&self, from: &str, to: &str) {
+        let (from, to) = (self.folder.join(from), self.folder.join(to));
+        if to.exists() {
+            fs::remove_dir_all(&to).expect("the folder before is removed");
+        }
+        let mut copy = Command::new("cp");
+        done("cp", copy.arg("-a").arg(from).arg(to).output());
+    }
+
     pub(crate) fn id(&self) -> u32 {
         let text = fs::read_to_string(self.folder.join("data/postmaster.pid"));
         let text = text.expect("the server runs");

@@ -15,6 +15,7 @@ use futures_util::Stream;
 use futures_util::stream;
 use tokenmeter_api::streams::{Permit, Streams};
 use tokenmeter_identity::Caller;
+use tokenmeter_model::id::TenantId;
 use tokenmeter_store::clock::Clock;
 use tokenmeter_store::ledger::Ledger;
 use tokenmeter_store::ledger::log::Entry;
@@ -33,8 +34,6 @@ const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
 /// When subscribers may come back after a shutdown, in milliseconds: each at another time between.
 const RECONNECT_MS: std::ops::Range<i64> = 100..2_000;
-/// The place before everything: nothing is trimmed from the log.
-const OLDEST: &str = "0";
 
 /// One response, before it becomes the contract's.
 #[derive(Debug, Clone)]
@@ -112,7 +111,7 @@ impl Live {
         );
         let after = match resume_token {
             "" => place,
-            token => resume_at(&*self.ledger, &sealer, token).await?,
+            token => resume_at(&*self.ledger, &caller.tenant, &sealer, token).await?,
         };
         let permit = self.streams.open()?;
         let subscriber = Subscriber {
@@ -140,12 +139,19 @@ impl Live {
 }
 
 /// The position of a token, which the ledger has to have: one restored from an older copy does not.
-async fn resume_at(ledger: &dyn Ledger, sealer: &Sealer, token: &str) -> Result<i64, Error> {
+/// Nothing that followed it may have been dropped by retention.
+async fn resume_at(
+    ledger: &dyn Ledger,
+    tenant: &TenantId,
+    sealer: &Sealer,
+    token: &str,
+) -> Result<i64, Error> {
     let (opening, place) = sealer.open(token)?;
     let position: i64 = place.parse().map_err(|_| TokenError::Invalid)?;
-    match ledger.holds(opening, position).await? {
+    let start = ledger.log_start(tenant).await?;
+    match ledger.holds(opening, position).await? && position >= start {
         true => Ok(position),
-        false => Err(sealer.expired(OLDEST).into()),
+        false => Err(sealer.expired(&start.to_string()).into()),
     }
 }
 
@@ -198,6 +204,9 @@ impl Subscriber {
                 biased;
                 () = self.draining.cancelled() => return Ok(self.part()),
                 page = self.subscription.next() => {
+                    if page.is_err() && self.opened_anew() {
+                        return Ok(self.part());
+                    }
                     let filter = &self.filter;
                     let passed = page?.entries.into_iter().filter(|entry| filter.passes(entry));
                     self.ready.extend(passed);
@@ -223,16 +232,19 @@ impl Subscriber {
         self.item(at, Happened::Reconnect(spread(RECONNECT_MS)))
     }
 
+    fn opened_anew(&self) -> bool {
+        *self.ledger.opening() != *self.sealer.opening()
+    }
+
     /// An item, unless the ledger was opened anew since the stream began: then it is not known
     /// whether what was read is still there, and the subscriber is sent away with its last token,
     /// which tells when it comes back.
     fn item(&mut self, at: i64, what: Happened) -> Item {
-        let what = match *self.ledger.opening() == *self.sealer.opening() {
-            true => {
-                self.at = at;
-                what
-            }
-            false => Happened::Reconnect(spread(RECONNECT_MS)),
+        let what = if self.opened_anew() {
+            Happened::Reconnect(spread(RECONNECT_MS))
+        } else {
+            self.at = at;
+            what
         };
         Item {
             resume_token: self.sealer.seal(&self.at.to_string()),

@@ -65,6 +65,11 @@ pub enum VoidOutcome {
     },
     /// There is no such event; nothing changed, and the request is not remembered.
     NotFound,
+    /// The event is sealed, or was dropped; nothing changed, and the request is not remembered.
+    TooOld {
+        /// The earliest charge time that is kept, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
     /// The request's name stands for another request; nothing changed.
     RequestConflict,
 }

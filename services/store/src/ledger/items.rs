@@ -17,6 +17,19 @@ pub struct ItemSubmission {
     pub recorded_at_us: i64,
 }
 
+impl ItemSubmission {
+    /// When it happened, in microseconds since the Unix epoch: as the caller says, else when it
+    /// arrived.
+    pub fn time_us(&self) -> i64 {
+        let stated = match &self.item {
+            Item::Tool(tool) => tool.start_time_us,
+            Item::Message(message) => message.time_us,
+            Item::Champion(report) => report.time_us,
+        };
+        stated.unwrap_or(self.recorded_at_us)
+    }
+}
+
 /// What became of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ItemOutcome {
@@ -32,4 +45,9 @@ pub enum ItemOutcome {
     },
     /// Its id stands there with another content; nothing changed.
     Conflict,
+    /// Its time is sealed; nothing changed.
+    TooOld {
+        /// The earliest time that is accepted, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
 }

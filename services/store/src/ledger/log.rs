@@ -7,6 +7,10 @@ use tokenmeter_model::price::Quote;
 
 use super::Range;
 
+/// Why a log cannot be read on from a position: who does would miss something. It is told so when it
+/// comes back with its token.
+pub(crate) const DROPPED: &str = "a part of the log after this position was dropped by retention";
+
 /// A stretch of a tenant's log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {

@@ -2,8 +2,12 @@
 
 pub mod correction;
 pub mod items;
+pub mod jobs;
 pub mod log;
+pub mod periods;
+pub mod reconcile;
 pub mod reports;
+pub mod retention;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,8 +23,8 @@ use tokenmeter_model::totals::Totals;
 use tokio::sync::watch;
 
 use self::correction::{
-    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
-    VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Request,
+    Void, VoidOutcome,
 };
 use self::items::{ItemOutcome, ItemSubmission};
 
@@ -63,6 +67,11 @@ pub enum Outcome {
     /// Its id stands there with another payload, this one; nothing changed. `voided` says whether
     /// that event is in force.
     Conflict(Box<Recorded>),
+    /// Its charge time is sealed, or its id stands for an event that was dropped; nothing changed.
+    TooOld {
+        /// The earliest charge time that is accepted, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
 }
 
 /// Whose totals.
@@ -249,6 +258,12 @@ pub enum Error {
     /// The values do not fit the ledger, such as a total past 64 bits; nothing was changed.
     #[error("ledger refused the values: {0}")]
     OutOfRange(String),
+    /// The events that the answer would be made of are sealed; what begins here or later is kept.
+    #[error("ledger keeps events from {oldest_us} on")]
+    NotRetained {
+        /// The earliest charge time that is kept, in microseconds since the Unix epoch.
+        oldest_us: i64,
+    },
     /// A row is not what this version writes.
     #[error("ledger holds a row that cannot be read: {0}")]
     Corrupt(String),
@@ -261,6 +276,9 @@ impl Error {
             Self::Unavailable(_) => Fault::Unavailable,
             Self::Overloaded(_) => Fault::Overloaded,
             Self::OutOfRange(_) => Fault::OutOfRange,
+            Self::NotRetained { oldest_us } => Fault::NotRetained {
+                oldest_us: *oldest_us,
+            },
             Self::Corrupt(_) => Fault::Corrupt,
         }
     }
@@ -270,7 +288,16 @@ impl Error {
 ///
 /// Every method is atomic. `record` acknowledges only what is on disk.
 #[async_trait]
-pub trait Ledger: reports::Reports + Send + Sync + 'static {
+pub trait Ledger:
+    reports::Reports
+    + retention::Retention
+    + reconcile::Reconciling
+    + periods::Periods
+    + jobs::Jobs
+    + Send
+    + Sync
+    + 'static
+{
     /// Records a batch; one outcome a submission, in order. A bad one never fails the others.
     async fn record(&self, batch: Arc<[Submission]>) -> Result<Vec<Result<Outcome, Error>>, Error>;
 
@@ -332,6 +359,16 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
         through: i64,
     ) -> Result<Vec<RepriceCandidate>, Error>;
 
+    /// Where a stretch of the log ends that begins after a position, goes no further than `until`, and
+    /// has at most `lines` lines of the tenant: what a run goes through in one step.
+    async fn stretch(
+        &self,
+        tenant: &TenantId,
+        after: i64,
+        until: i64,
+        lines: i64,
+    ) -> Result<i64, Error>;
+
     /// Posts the compensating entries of a step and remembers how far its run has come. All or
     /// nothing: answers false, and nothing changed, when the run has come further than the caller
     /// saw (a step that nobody waits for any more may still be posted), when a line's quote is no
@@ -344,6 +381,11 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
         tenant: &TenantId,
         request_id: &str,
     ) -> Result<Option<Remembered>, Error>;
+
+    /// Remembers a request with its answer, unless its name stands already. Answers what stands: the
+    /// same, what an earlier call was answered, or another request. For work that is safe to repeat
+    /// and in no one transaction.
+    async fn remember(&self, request: Request, answer: String) -> Result<Remembered, Error>;
 
     /// Adds prices to a tenant's book, or with no tenant to the shipped ones. A price that stands
     /// already, figure for figure, keeps its version. Answers each one's version, and whether it
@@ -386,7 +428,8 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
     fn touched(&self, tenant: &TenantId, since: i64) -> bool;
 
     /// What followed `after` in a tenant's commit order. Reads at most `positions` positions of the
-    /// log, of whichever tenant, so that one call costs a bounded time.
+    /// log, of whichever tenant, so that one call costs a bounded time; where positions have gaps, at
+    /// most so many rows of the tenant, but always a whole entry.
     async fn log(&self, tenant: &TenantId, after: i64, positions: i64) -> Result<log::Page, Error>;
 
     /// Events in order of charge time, then position, as they stood right after a position.
@@ -417,6 +460,11 @@ pub trait Ledger: reports::Reports + Send + Sync + 'static {
 
     /// Answers when the ledger can write; the error says why it can not.
     async fn check(&self) -> Result<(), Error>;
+
+    /// Answers when the ledger can be read; the error says why it can not.
+    async fn check_reads(&self) -> Result<(), Error> {
+        self.last_price_version().await.map(drop)
+    }
 
     /// Waits until everything accepted is on disk and closes the store.
     async fn close(&self);

@@ -5,9 +5,10 @@
 //! them (adr/0011). It is woken by this node's commits and by the notifications of others; it looks by
 //! itself now and then, because a notification can be lost.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgListener};
 use tokenmeter_model::id::TenantId;
 use tokio::sync::{Notify, watch};
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::alarm::{Alarm, Tell};
 use super::connect::{self, State};
 use super::{Config, unavailable};
 use crate::fault::{Planted, is_planted};
@@ -39,14 +41,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How long a caller waits for the position of now, and for one that another node has told of.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// From when on a transaction that holds up the log is warned of.
-const ALARM: Duration = Duration::from_secs(10);
 /// Commits that one look goes through; of more at once it is not remembered whose they were.
 const MAX_COMMITS: i64 = 8_192;
 
 /// Follows the horizon.
 pub(super) struct Horizon {
     committed: watch::Receiver<i64>,
+    opening: Arc<RwLock<Arc<str>>>,
     nudge: Nudge,
     touched: Arc<Touched>,
     wake: Arc<Notify>,
@@ -66,6 +67,18 @@ impl Nudge {
             further
         });
     }
+
+    /// A position past all that was given out was lost with the server that gave it out: nobody waits
+    /// for it any more.
+    fn forget(&self, acknowledged: i64, look: &Look) {
+        if acknowledged >= look.end {
+            self.0.send_modify(|last| {
+                if *last == acknowledged {
+                    *last = look.committed;
+                }
+            });
+        }
+    }
 }
 
 impl Horizon {
@@ -78,20 +91,24 @@ impl Horizon {
         let touched = Arc::new(Touched::new(first.committed));
         let wake = Arc::new(Notify::new());
         let node = format!("{:016x}", spread());
+        let opening = Arc::new(RwLock::new(state.opening()));
         let watcher = Watcher {
             config: config.clone(),
             state,
             publish,
+            opening: Arc::clone(&opening),
+            nudge: nudge.clone(),
             acknowledged: nudge.0.subscribe(),
             touched: Arc::clone(&touched),
             wake: Arc::clone(&wake),
             node: node.clone(),
             told: first.committed,
-            held: None,
+            alarm: Alarm::default(),
         };
         let listener = listen(config.url.clone(), node, Arc::clone(&wake));
         Ok(Self {
             committed,
+            opening,
             nudge,
             touched,
             wake,
@@ -108,6 +125,13 @@ impl Horizon {
 
     pub(super) fn committed(&self) -> watch::Receiver<i64> {
         self.committed.clone()
+    }
+
+    /// The opening of which the horizon is: who reads it first finds a horizon of this opening, or of
+    /// a later one.
+    pub(super) fn opening(&self) -> Arc<str> {
+        let opening = self.opening.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&opening)
     }
 
     /// Waits until the horizon covers what this node has acknowledged.
@@ -154,6 +178,8 @@ struct Look {
     committed: i64,
     /// Whether there are commits after it.
     waiting: bool,
+    /// What no position has reached.
+    end: i64,
     /// How many commits of these tenants there were since the last look.
     commits: i64,
     tenants: Vec<String>,
@@ -165,7 +191,14 @@ impl Look {
             true => 0,
             false => connect::WRITERS,
         };
-        let asked = sqlx::query_as(include_str!("queries/horizon.sql"))
+        let sql = include_str!("queries/horizon.sql");
+        let asked = match is_planted(Planted::WaitForAnybody) {
+            true => sqlx::query_as(AssertSqlSafe(
+                sql.replace("l.transactionid IS NULL", "TRUE"),
+            )),
+            false => sqlx::query_as(sql),
+        };
+        let asked = asked
             .bind(since)
             .bind(MAX_COMMITS)
             .bind(writers)
@@ -174,18 +207,13 @@ impl Look {
     }
 }
 
-/// The transaction that holds up the log, since when, and whether that was told.
-struct Held {
-    transaction: i64,
-    since: Instant,
-    warned: bool,
-}
-
 /// The task that looks.
 struct Watcher {
     config: Config,
     state: Arc<State>,
     publish: watch::Sender<i64>,
+    opening: Arc<RwLock<Arc<str>>>,
+    nudge: Nudge,
     acknowledged: watch::Receiver<i64>,
     touched: Arc<Touched>,
     wake: Arc<Notify>,
@@ -193,7 +221,7 @@ struct Watcher {
     node: String,
     /// What the other nodes were told of.
     told: i64,
-    held: Option<Held>,
+    alarm: Alarm,
 }
 
 impl Watcher {
@@ -209,7 +237,7 @@ impl Watcher {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RECONNECT.1);
                 metrics::log_held(lost.elapsed());
-                match connect::watcher(&self.config, &self.state).await {
+                match self.connect().await {
                     Ok(made) => {
                         connection = made;
                         break;
@@ -218,6 +246,24 @@ impl Watcher {
                 }
             }
         }
+    }
+
+    /// Connects again. Where the server was started in between, what this node knew may be gone: it
+    /// begins with what is there, under the new opening.
+    async fn connect(&mut self) -> Result<PgConnection, Error> {
+        let mut connection = connect::watcher(&self.config, &self.state).await?;
+        let now = self.state.opening();
+        let known = self.opening.read().map(|known| Arc::clone(&known));
+        if known.is_ok_and(|known| known == now) {
+            return Ok(connection);
+        }
+        let first = Look::take(&mut connection, i64::MAX).await?;
+        self.touched.restart(first.committed);
+        self.publish.send_replace(first.committed);
+        *self.opening.write().unwrap_or_else(PoisonError::into_inner) = now;
+        // Once more, for those who look at the opening.
+        self.publish.send_replace(first.committed);
+        Ok(connection)
     }
 
     async fn follow(
@@ -233,10 +279,11 @@ impl Watcher {
             let look = Look::take(connection, before).await?;
             *pause = RECONNECT.0;
             self.watch(&look);
+            self.nudge.forget(wanted, &look);
             self.advance(before, &look);
             self.tell(connection, wanted).await?;
             let further = look.committed > before;
-            let behind = look.waiting || *self.publish.borrow() < wanted;
+            let behind = look.waiting || look.committed < *self.acknowledged.borrow();
             step = match (further, behind) {
                 (_, false) => POLL,
                 (true, true) => STEPS.0,
@@ -262,8 +309,7 @@ impl Watcher {
         tokio::time::sleep_until(begun + GAP).await;
     }
 
-    /// Publishes how far the log is complete. It never goes back: what was there stays, and after a
-    /// restore or a failover new positions are above all that were given out.
+    /// Publishes how far the log is complete. It never goes back while the server runs.
     fn advance(&self, before: i64, look: &Look) {
         if look.committed <= before {
             return;
@@ -308,36 +354,17 @@ impl Watcher {
 
     /// Measures how long the same transaction has held up the log, and warns once of each.
     fn watch(&mut self, look: &Look) {
-        let held = match (look.transaction, self.held.take()) {
-            (None, before) => {
-                metrics::log_held(Duration::ZERO);
-                if before.is_some_and(|held| held.warned) {
-                    tracing::info!("the log goes on");
-                }
-                return;
-            }
-            (Some(transaction), Some(held)) if held.transaction == transaction => held,
-            (Some(transaction), _) => Held {
-                transaction,
-                since: Instant::now(),
-                warned: false,
-            },
-        };
-        let lasting = held.since.elapsed();
+        let (lasting, tell) = self.alarm.see(look.transaction, Instant::now());
         metrics::log_held(lasting);
-        let warn = lasting >= ALARM && !held.warned;
-        if warn {
-            let (pid, seconds) = (look.pid.unwrap_or_default(), lasting.as_secs());
-            tracing::warn!(
-                pid,
-                seconds,
-                "a writer's transaction holds up the log: see pg_stat_activity for its pid"
-            );
+        match tell {
+            Tell::Nothing => {}
+            Tell::Over => tracing::info!("the log goes on"),
+            Tell::Held => tracing::warn!(
+                pid = look.pid,
+                seconds = lasting.as_secs(),
+                "a writer's transaction holds up the log: look its pid up in pg_stat_activity"
+            ),
         }
-        self.held = Some(Held {
-            warned: held.warned || warn,
-            ..held
-        });
     }
 }
 

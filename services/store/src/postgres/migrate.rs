@@ -1,23 +1,15 @@
 //! The schema: numbered, checksummed migrations, applied by one node at a time.
 
-use sqlx::migrate::Migrator;
+use sqlx::Connection as _;
+use sqlx::migrate::{Migrate as _, Migrator};
+use sqlx::postgres::PgConnection;
 
 use super::{connect, unavailable};
 use crate::ledger::Error;
+use crate::migrate::{APPLIED, Applied, Missing, compare, told};
 
 /// The numbered, checksummed migrations.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
-
-/// A migration that a database lacks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pending {
-    /// Its number.
-    pub version: i64,
-    /// Its name.
-    pub description: String,
-    /// What it runs.
-    pub sql: String,
-}
 
 /// The number of the last migration that this version knows.
 pub(super) fn newest() -> i64 {
@@ -25,45 +17,46 @@ pub(super) fn newest() -> i64 {
     versions.max().unwrap_or_default()
 }
 
-/// Brings the database to the newest schema. Nodes that do so at once wait for each other, by an
-/// advisory lock.
+/// Brings the database to the newest schema and answers what it lacked. Nodes that do so at once wait
+/// for each other, by the advisory lock of the migrator, so that each migration is answered by one.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when the server cannot be reached, or the database was migrated by a newer
 /// version or with other files.
-pub async fn migrate(url: &str) -> Result<(), Error> {
+pub(crate) async fn migrate(url: &str) -> Result<Vec<Missing>, Error> {
     let mut connection = connect::connection(url).await?;
-    MIGRATIONS
-        .run(&mut connection)
-        .await
-        .map_err(|error| Error::Unavailable(error.to_string()))
+    // Nothing to do needs no lock, and no right to make tables.
+    if compare(&MIGRATIONS, &applied_to(&mut connection).await?)?.is_empty() {
+        connection.close().await.map_err(unavailable)?;
+        return Ok(Vec::new());
+    }
+    // A session may take the lock again: the migrator does. It is let go of with the connection.
+    connection.lock().await.map_err(told)?;
+    let missing = compare(&MIGRATIONS, &applied_to(&mut connection).await?)?;
+    MIGRATIONS.run(&mut connection).await.map_err(told)?;
+    connection.close().await.map_err(unavailable)?;
+    Ok(missing)
 }
 
 /// The migrations that the database lacks, in order; changes nothing.
 ///
 /// # Errors
 /// As [`migrate`].
-pub async fn pending(url: &str) -> Result<Vec<Pending>, Error> {
+pub(crate) async fn missing(url: &str) -> Result<Vec<Missing>, Error> {
     let mut connection = connect::connection(url).await?;
+    let applied = applied_to(&mut connection).await?;
+    connection.close().await.map_err(unavailable)?;
+    compare(&MIGRATIONS, &applied)
+}
+
+async fn applied_to(connection: &mut PgConnection) -> Result<Vec<Applied>, Error> {
     let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-        .fetch_one(&mut connection)
+        .fetch_one(&mut *connection)
         .await
         .map_err(unavailable)?;
-    let applied: Vec<i64> = match exists {
-        true => sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
-            .fetch_all(&mut connection)
-            .await
-            .map_err(unavailable)?,
-        false => Vec::new(),
-    };
-    let lacking = MIGRATIONS
-        .iter()
-        .filter(|migration| !applied.contains(&migration.version));
-    Ok(lacking
-        .map(|migration| Pending {
-            version: migration.version,
-            description: migration.description.to_string(),
-            sql: migration.sql.as_str().to_owned(),
-        })
-        .collect())
+    if !exists {
+        return Ok(Vec::new());
+    }
+    let applied = sqlx::query_as(APPLIED).fetch_all(connection).await;
+    applied.map_err(unavailable)
 }

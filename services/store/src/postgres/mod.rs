@@ -4,22 +4,34 @@
 //! Everything that has to be seen at once (keys, prices, the log) is read from the primary; questions
 //! may go to a replica.
 
+mod alarm;
 mod connect;
 mod correct;
 mod export;
+mod failure;
+mod group;
 mod horizon;
 mod items;
+mod jobs;
+mod link;
 mod log;
 mod messages;
 mod migrate;
+mod partitions;
+mod periods;
 mod prices;
+mod reach;
 mod read;
+mod reconcile;
+mod records;
 mod reports;
 mod requests;
+mod retention;
 mod service;
 mod sessions;
 mod sums;
 mod tools;
+mod upkeep;
 mod writer;
 
 use std::sync::Arc;
@@ -31,14 +43,16 @@ use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
 use tokio::sync::watch;
 
-pub use self::migrate::{MIGRATIONS, Pending, migrate, pending};
+pub use self::migrate::MIGRATIONS;
+pub(crate) use self::migrate::{migrate, missing};
+pub use self::reach::is_reached;
 
 use self::connect::State;
 use self::horizon::Horizon;
 use self::writer::Writers;
 use crate::ledger::correction::{
-    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
-    VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Request,
+    Void, VoidOutcome,
 };
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
@@ -92,6 +106,8 @@ pub struct Postgres {
     readers: PgPool,
     /// Whether a replica answers questions.
     has_replica: bool,
+    /// What it was opened with, for connections that are made later.
+    config: Config,
     state: Arc<State>,
     writers: Writers,
     horizon: Horizon,
@@ -121,6 +137,7 @@ impl Postgres {
             primary,
             readers,
             has_replica: config.replica.is_some(),
+            config: config.clone(),
             state,
             writers,
             horizon,
@@ -139,6 +156,16 @@ impl Postgres {
         ranges: &[Option<Range>],
     ) -> Result<String, Error> {
         read::explain_totals_of(&self.readers, tenant.as_str(), subject, ranges).await
+    }
+
+    /// Makes the partitions of the month that a time falls into and of the next one, ahead of their
+    /// need. Safe to call at any time, from several nodes at once.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the server cannot be reached.
+    pub async fn make_partitions(&self, now_us: i64) -> Result<(), Error> {
+        let mut connection = self.primary.acquire().await.map_err(unavailable)?;
+        Ok(partitions::ahead(&mut connection, now_us).await?)
     }
 }
 
@@ -210,6 +237,16 @@ impl Ledger for Postgres {
         read::reprice_candidates(&self.primary, tenant.as_str(), query, after, through).await
     }
 
+    async fn stretch(
+        &self,
+        tenant: &TenantId,
+        after: i64,
+        until: i64,
+        lines: i64,
+    ) -> Result<i64, Error> {
+        read::stretch(&self.primary, tenant.as_str(), after, until, lines).await
+    }
+
     async fn reprice(&self, step: RepriceStep) -> Result<bool, Error> {
         self.writers.reprice(step).await
     }
@@ -220,6 +257,10 @@ impl Ledger for Postgres {
         request_id: &str,
     ) -> Result<Option<Remembered>, Error> {
         requests::find(&self.primary, tenant.as_str(), request_id).await
+    }
+
+    async fn remember(&self, request: Request, answer: String) -> Result<Remembered, Error> {
+        requests::remember(&self.primary, &request, answer).await
     }
 
     async fn add_prices(
@@ -281,7 +322,7 @@ impl Ledger for Postgres {
         tenant: &TenantId,
         query: &ledger_log::ExportQuery,
     ) -> Result<Vec<Recorded>, Error> {
-        export::page(&self.readers, tenant.as_str(), query).await
+        export::page(&self.readers, &self.primary, tenant.as_str(), query).await
     }
 
     fn secret(&self) -> &[u8] {
@@ -289,7 +330,7 @@ impl Ledger for Postgres {
     }
 
     fn opening(&self) -> Arc<str> {
-        self.state.opening()
+        self.horizon.opening()
     }
 
     async fn holds(&self, opening: &str, position: i64) -> Result<bool, Error> {
@@ -311,6 +352,11 @@ impl Ledger for Postgres {
 
     async fn check(&self) -> Result<(), Error> {
         self.writers.check().await
+    }
+
+    async fn check_reads(&self) -> Result<(), Error> {
+        let answer = sqlx::query("SELECT 1").execute(&self.readers).await;
+        answer.map(drop).map_err(unavailable)
     }
 
     async fn close(&self) {

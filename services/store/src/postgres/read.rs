@@ -10,12 +10,12 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, QueryBuilder, Transaction};
 use tokenmeter_model::totals::{Split, Totals, split};
 
-use super::{sums, unavailable};
+use super::{retention, sums, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{RepriceCandidate, RepriceQuery};
 use crate::ledger::{Error, EventQuery, Range, Recorded, Subject, UnpricedPage};
 use crate::rows::events::{self, Corrections};
-use crate::rows::{Row as _, totals};
+use crate::rows::{Row as _, sealed, totals};
 
 /// All times.
 pub(super) const ALWAYS: Range = Range {
@@ -38,13 +38,23 @@ pub(super) async fn totals_of(
     subject: Subject<'_>,
     ranges: &[Option<Range>],
 ) -> Result<Vec<Totals>, Error> {
-    let rows = totals_query(tenant, subject, ranges, "")
-        .fetch_all(pool)
-        .await
-        .map_err(unavailable)?;
+    let (buckets, edges) = parts(subject, ranges);
     let mut answers = vec![Totals::default(); ranges.len()];
+    if buckets.is_empty() && edges.is_empty() {
+        return Ok(answers);
+    }
+    let query = totals_query("", tenant, subject, (&buckets, &edges));
+    let rows = query.fetch_all(pool).await.map_err(unavailable)?;
     for row in &rows {
         let number: i64 = row.value(0)?;
+        if number == SEALED {
+            let oldest_us = row.value(1)?;
+            for (_, (from_us, to_us)) in &edges {
+                let (from_us, to_us) = (*from_us, *to_us);
+                sealed::check_range(Range { from_us, to_us }, oldest_us)?;
+            }
+            continue;
+        }
         let answer = usize::try_from(number)
             .ok()
             .and_then(|number| answers.get_mut(number))
@@ -63,7 +73,9 @@ pub(super) async fn explain_totals_of(
     subject: Subject<'_>,
     ranges: &[Option<Range>],
 ) -> Result<String, Error> {
-    let rows = totals_query(tenant, subject, ranges, "EXPLAIN (ANALYZE, BUFFERS) ")
+    let (buckets, edges) = parts(subject, ranges);
+    let verb = "EXPLAIN (ANALYZE, BUFFERS) ";
+    let rows = totals_query(verb, tenant, subject, (&buckets, &edges))
         .fetch_all(pool)
         .await
         .map_err(unavailable)?;
@@ -71,57 +83,63 @@ pub(super) async fn explain_totals_of(
     Ok(lines?.join("\n"))
 }
 
-/// The statement of [`totals_of`], after `verb`.
+/// The statement of [`totals_of`], after `verb`: one for the buckets and the edges of all ranges, of
+/// which there is one at least.
 fn totals_query<'q>(
+    verb: &str,
     tenant: &'q str,
     subject: Subject<'q>,
-    ranges: &[Option<Range>],
-    verb: &str,
+    (buckets, edges): (&[Part], &[Part]),
 ) -> Query<'q, Postgres, PgArguments> {
     let (scope, column, id) = match subject {
         Subject::User(id) => ("user", "user_id", id),
         Subject::Team(id) => ("team", "team_id", id),
         Subject::Session(id) => ("session", "session_id", id),
     };
-    let (buckets, edges) = parts(subject, ranges);
-    let sql = include_str!("queries/totals_of.sql")
-        .replace("{sums}", &sums::of_totals())
-        .replace("{line_sums}", &sums::of_lines())
-        .replace("{column}", column);
-    sqlx::query(AssertSqlSafe(format!("{verb}{sql}")))
+    let mut sums = Vec::new();
+    if !buckets.is_empty() {
+        let parts = values(buckets, FIRST_PART);
+        let sql = include_str!("queries/bucket_sums.sql").replace("{parts}", &parts);
+        sums.push(sql.replace("{sums}", &sums::of_totals()));
+    }
+    if !edges.is_empty() {
+        let parts = values(edges, FIRST_PART + 2 * buckets.len());
+        let sql = include_str!("queries/edge_sums.sql").replace("{parts}", &parts);
+        let sql = sql.replace("{line_sums}", &sums::of_lines());
+        sums.push(sql.replace("{column}", column));
+        sums.push(sealed_row());
+    }
+    let sql = format!("{verb}{}", sums.join(" UNION ALL "));
+    let mut query = sqlx::query(AssertSqlSafe(sql))
         .bind(tenant)
         .bind(scope)
-        .bind(id)
-        .bind(buckets.numbers)
-        .bind(buckets.first)
-        .bind(buckets.past)
-        .bind(edges.numbers)
-        .bind(edges.first)
-        .bind(edges.past)
-}
-
-/// Stretches of buckets or of times, each of a numbered range.
-#[derive(Default)]
-struct Parts {
-    numbers: Vec<i64>,
-    first: Vec<i64>,
-    past: Vec<i64>,
-}
-
-impl Parts {
-    fn add(&mut self, number: i64, (first, past): (i64, i64)) {
-        if first < past {
-            self.numbers.push(number);
-            self.first.push(first);
-            self.past.push(past);
-        }
+        .bind(id);
+    for (_, (from, to)) in buckets.iter().chain(edges) {
+        query = query.bind(*from).bind(*to);
     }
+    query
 }
+
+/// The number of the row that says before when events are sealed.
+const SEALED: i64 = -1;
+
+/// A row like those of sums: [`SEALED`], and the time in place of the first sum. In the same statement,
+/// so that it is of the same snapshot and costs no round trip.
+fn sealed_row() -> String {
+    let figures = vec!["0"; Totals::SUMS.len()].join(", ");
+    format!("SELECT {SEALED}::BIGINT, sealed_before, {figures} FROM ledger_state WHERE id = 1")
+}
+
+/// A stretch of buckets or of times, `[from, to)`, and the number of the range that it is a part of.
+type Part = (usize, (i64, i64));
+
+/// The parameter that the first stretch begins with; tenant, scope and subject stand before it.
+const FIRST_PART: usize = 4;
 
 /// The whole buckets of ranges, and their ragged edges.
-fn parts(subject: Subject<'_>, ranges: &[Option<Range>]) -> (Parts, Parts) {
-    let (mut buckets, mut edges) = (Parts::default(), Parts::default());
-    for (number, range) in (0..).zip(ranges) {
+fn parts(subject: Subject<'_>, ranges: &[Option<Range>]) -> (Vec<Part>, Vec<Part>) {
+    let (mut buckets, mut edges) = (Vec::new(), Vec::new());
+    for (number, range) in ranges.iter().enumerate() {
         let split = match (range, subject) {
             (None, _) => LIFETIME,
             // Sessions keep no buckets: all of the range comes from their lines.
@@ -132,11 +150,25 @@ fn parts(subject: Subject<'_>, ranges: &[Option<Range>]) -> (Parts, Parts) {
             },
             (Some(range), _) => split(range.from_us, range.to_us),
         };
-        buckets.add(number, split.buckets);
-        edges.add(number, split.before);
-        edges.add(number, split.after);
+        buckets.push((number, split.buckets));
+        edges.push((number, split.before));
+        edges.push((number, split.after));
+    }
+    for parts in [&mut buckets, &mut edges] {
+        parts.retain(|(_, (from, to))| from < to);
     }
     (buckets, edges)
+}
+
+/// Rows of VALUES for stretches that are bound from the parameter `next` on. As rows, not as arrays,
+/// because then the planner knows how few they are, and keeps one plan for all callers.
+fn values(parts: &[Part], next: usize) -> String {
+    let rows: Vec<_> = (next..)
+        .step_by(2)
+        .zip(parts)
+        .map(|(at, (number, _))| format!("({number}::BIGINT, ${at}, ${})", at + 1))
+        .collect();
+    rows.join(", ")
 }
 
 /// All time is the one bucket 0.
@@ -269,7 +301,7 @@ fn of_event(row: &str) -> String {
 
 /// Makes events of the rows that event_rows.sql reads, with their own quotes, and gives back the rows
 /// of their corrections.
-pub(super) fn split_rows(rows: Vec<PgRow>) -> Result<(Vec<Recorded>, Vec<PgRow>), Error> {
+fn split_rows(rows: Vec<PgRow>) -> Result<(Vec<Recorded>, Vec<PgRow>), Error> {
     let (mut lines, mut corrections) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
         match row.value::<&str>("kind")? {
@@ -280,7 +312,8 @@ pub(super) fn split_rows(rows: Vec<PgRow>) -> Result<(Vec<Recorded>, Vec<PgRow>)
     Ok((events::events(lines)?, corrections))
 }
 
-/// The rows of the events that begin at these places (position and charge time).
+/// The rows of the events that begin at these places (position and charge time): the events with their
+/// own quotes, and the rows of their corrections.
 async fn rows_at(
     connection: &mut PgConnection,
     tenant: &str,
@@ -318,8 +351,8 @@ pub(super) async fn events_at(
     Ok(by_position(events))
 }
 
-/// The events that begin at these places (position and charge time), by position, as they were first
-/// recorded, each with whether it was voided since.
+/// The events that begin at these places, by position, as they were first recorded, each with the void
+/// that took it out since.
 pub(super) async fn first_records(
     connection: &mut PgConnection,
     tenant: &str,
@@ -343,7 +376,16 @@ pub(super) async fn unpriced(
 ) -> Result<UnpricedPage, Error> {
     let mut snapshot = snapshot(pool).await?;
     let models = super::service::model_totals(&mut snapshot, tenant, None).await?;
-    let total_lines = models.iter().map(|model| model.totals.unpriced_lines).sum();
+    let sealed: i64 = sqlx::query_scalar(
+        "SELECT coalesce(sum(unpriced_lines), 0)::BIGINT FROM sealed_totals \
+         WHERE tenant_id = $1 AND scope = 'user'",
+    )
+    .bind(tenant)
+    .fetch_one(&mut *snapshot)
+    .await
+    .map_err(unavailable)?;
+    let waiting = models.iter().map(|model| model.totals.unpriced_lines);
+    let total_lines = waiting.sum::<i64>() - sealed;
     let (provider, model) = after.unwrap_or_default();
     let rows = sqlx::query(include_str!("queries/unpriced.sql"))
         .bind(tenant)
@@ -363,6 +405,30 @@ pub(super) async fn unpriced(
     })
 }
 
+/// The position of the last of so many lines of a tenant after a position, or `until` if there are
+/// fewer before it.
+pub(super) async fn stretch(
+    pool: &PgPool,
+    tenant: &str,
+    after: i64,
+    until: i64,
+    lines: i64,
+) -> Result<i64, Error> {
+    let end: Option<i64> = sqlx::query_scalar(
+        "SELECT position FROM usage_lines \
+         WHERE tenant_id = $1 AND position > $2 AND position <= $3 \
+         ORDER BY position OFFSET $4 LIMIT 1",
+    )
+    .bind(tenant)
+    .bind(after)
+    .bind(until)
+    .bind(lines.max(1) - 1)
+    .fetch_optional(pool)
+    .await
+    .map_err(unavailable)?;
+    Ok(end.unwrap_or(until))
+}
+
 /// Lines to price anew.
 pub(super) async fn reprice_candidates(
     pool: &PgPool,
@@ -373,6 +439,8 @@ pub(super) async fn reprice_candidates(
 ) -> Result<Vec<RepriceCandidate>, Error> {
     let mut snapshot = snapshot(pool).await?;
     let range = query.range.unwrap_or(ALWAYS);
+    // What is sealed keeps its price.
+    let oldest_us = retention::sealed_before(&mut *snapshot).await?;
     let rows = sqlx::query(include_str!("queries/reprice_candidates.sql"))
         .bind(tenant)
         .bind(after)
@@ -380,7 +448,7 @@ pub(super) async fn reprice_candidates(
         .bind(through.min(i64::MAX - 16))
         .bind(&query.provider)
         .bind(&query.model)
-        .bind(range.from_us)
+        .bind(range.from_us.max(oldest_us))
         .bind(range.to_us)
         .bind(query.include_priced)
         .fetch_all(&mut *snapshot)

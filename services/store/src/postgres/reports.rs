@@ -5,34 +5,34 @@
 //! because every event would have to write them.
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{AssertSqlSafe, QueryBuilder};
 use tokenmeter_model::id::TenantId;
-use tokenmeter_model::totals::{Totals, bucket};
+use tokenmeter_model::totals::{BUCKET_US, Totals, bucket};
 
-use super::read::snapshot;
+use super::read::{ALWAYS, snapshot};
 use super::service::model_totals;
-use super::{Postgres, messages, sessions, sums, tools, unavailable};
+use super::{Postgres, messages, retention, sessions, sums, tools, unavailable};
 use crate::ledger::reports::{
     Listed, Message, Moment, Page, Part, Reports, SessionQuery, SessionSummary, ToolQuery,
     ToolUsage,
 };
 use crate::ledger::{Error, ModelTotals, Range};
-use crate::rows::totals;
+use crate::rows::{sealed, totals};
 
 #[async_trait]
 impl Reports for Postgres {
     async fn by_model(&self, tenant: &TenantId, part: &Part) -> Result<Vec<ModelTotals>, Error> {
-        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
         let mut models = if part.user_id.is_empty() && part.session_id.is_empty() {
+            let mut connection = self.readers.acquire().await.map_err(unavailable)?;
             model_totals(&mut connection, tenant.as_str(), part.range).await?
         } else {
-            let rows = lines_by_model(tenant.as_str(), part)
-                .build()
-                .fetch_all(&mut *connection)
-                .await
-                .map_err(unavailable)?;
-            totals::models(&rows)?
+            let mut snapshot = snapshot(&self.readers).await?;
+            retention::hold(&mut snapshot).await?;
+            check_kept(&mut snapshot, tenant.as_str(), part).await?;
+            let kept = part.range.unwrap_or(ALWAYS);
+            let query = lines_by_model(tenant.as_str(), part, kept);
+            totals::models(&fetch(query, &mut snapshot).await?)?
         };
         models.retain(|one| part.model.is_empty() || one.model == part.model);
         Ok(models)
@@ -47,6 +47,7 @@ impl Reports for Postgres {
             sqlx::query_as(include_str!("queries/user_reach.sql"))
                 .bind(tenant.as_str())
                 .bind(user_id)
+                .bind(BUCKET_US)
                 .fetch_one(&self.readers)
                 .await
                 .map_err(unavailable)?;
@@ -83,16 +84,38 @@ impl Reports for Postgres {
         let (from, to): (Vec<i64>, Vec<i64>) =
             spans.iter().map(|span| (span.from_us, span.to_us)).unzip();
         let sql = include_str!("queries/user_spans_by_model.sql")
-            .replace("{line_sums}", &sums::of_lines());
+            .replace("{line_sums}", &sums::of_lines())
+            .replace(
+                "{columns}",
+                &totals::sum_columns(|name| format!("t.{name}")),
+            )
+            .replace("{sums}", &sums::of_totals());
+        let mut snapshot = snapshot(&self.readers).await?;
+        retention::hold(&mut snapshot).await?;
+        let oldest_us = retention::sealed_before(&mut *snapshot).await?;
+        let (numbers, months): (Vec<i64>, Vec<i64>) =
+            sealed::months(spans, oldest_us).into_iter().unzip();
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(tenant.as_str())
             .bind(user_id)
             .bind(from)
             .bind(to)
-            .fetch_all(&self.readers)
+            .bind(numbers)
+            .bind(months)
+            .fetch_all(&mut *snapshot)
             .await
             .map_err(unavailable)?;
-        totals::spans_by_model(&rows, spans)
+        let known = totals::spans_by_model(&rows, spans)?;
+        let cut: Vec<Range> = spans
+            .iter()
+            .copied()
+            .filter(|span| span.from_us < oldest_us)
+            .collect();
+        if cut.is_empty() {
+            return Ok(known);
+        }
+        let whole = some_spans(&mut snapshot, tenant.as_str(), user_id, &cut, i64::MAX).await?;
+        sealed::complete(known, spans, &whole)
     }
 
     async fn sessions(
@@ -181,11 +204,50 @@ async fn some_spans(
     totals::spans(&rows, spans)
 }
 
-/// Sums of the lines of a user or session by model.
-fn lines_by_model(tenant: &str, part: &Part) -> QueryBuilder<sqlx::Postgres> {
+/// Whether everything that a user's or session's figures by model are sums of is there: the lines of
+/// a range, and of the lifetime of a user in a session, which nothing keeps once they are dropped.
+async fn check_kept(connection: &mut PgConnection, tenant: &str, part: &Part) -> Result<(), Error> {
+    let oldest_us = retention::sealed_before(&mut *connection).await?;
+    if let Some(range) = part.range {
+        return sealed::check_range(range, oldest_us);
+    }
+    if part.user_id.is_empty() || part.session_id.is_empty() {
+        return Ok(());
+    }
+    let sealed: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM sealed_totals \
+         WHERE tenant_id = $1 AND scope = 'session' AND subject = $2)",
+    )
+    .bind(tenant)
+    .bind(&part.session_id)
+    .fetch_one(connection)
+    .await
+    .map_err(unavailable)?;
+    match sealed {
+        true => Err(Error::NotRetained { oldest_us }),
+        false => Ok(()),
+    }
+}
+
+/// Runs a query.
+pub(super) async fn fetch(
+    mut query: QueryBuilder<sqlx::Postgres>,
+    connection: &mut PgConnection,
+) -> Result<Vec<PgRow>, Error> {
+    let rows = query.build().fetch_all(connection).await;
+    rows.map_err(unavailable)
+}
+
+/// Sums of a user or session by model: of its lines, which are charged in `kept`, and without a range
+/// of what is sealed, too.
+pub(super) fn lines_by_model(
+    tenant: &str,
+    part: &Part,
+    kept: Range,
+) -> QueryBuilder<sqlx::Postgres> {
     let mut query = QueryBuilder::new(format!(
-        "SELECT provider || '/' || model, {}, max(recorded_at) FROM usage_lines \
-         WHERE tenant_id = ",
+        "WITH parts AS (SELECT provider || '/' || model AS subject, {}, \
+         max(recorded_at) AS updated_at FROM usage_lines WHERE tenant_id = ",
         sums::of_lines()
     ));
     query.push_bind(tenant.to_owned());
@@ -197,10 +259,26 @@ fn lines_by_model(tenant: &str, part: &Part) -> QueryBuilder<sqlx::Postgres> {
         query.push(" AND session_id <> '' AND session_id = ");
         query.push_bind(part.session_id.clone());
     }
-    if let Some(range) = part.range {
-        query.push(" AND charge_time >= ").push_bind(range.from_us);
-        query.push(" AND charge_time < ").push_bind(range.to_us);
-    }
+    query.push(" AND charge_time >= ").push_bind(kept.from_us);
+    query.push(" AND charge_time < ").push_bind(kept.to_us);
     query.push(" GROUP BY provider, model");
+    let sealed = match (&part.user_id[..], &part.session_id[..]) {
+        (user, "") => Some(("user", user)),
+        ("", session) => Some(("session", session)),
+        _ => None,
+    };
+    if let Some((scope, subject)) = sealed.filter(|_| part.range.is_none()) {
+        query.push(format!(
+            " UNION ALL SELECT provider || '/' || model, {}, updated_at FROM sealed_totals \
+             WHERE scope = '{scope}' AND tenant_id = ",
+            totals::sum_columns(str::to_owned)
+        ));
+        query.push_bind(tenant.to_owned());
+        query.push(" AND subject = ").push_bind(subject.to_owned());
+    }
+    query.push(format!(
+        ") SELECT subject, {}, max(updated_at) FROM parts GROUP BY subject",
+        sums::of_totals()
+    ));
     query
 }

@@ -5,9 +5,11 @@ use sqlx::postgres::{PgConnection, PgPool};
 use tokenmeter_model::totals::{Totals, split};
 
 use super::read::{ALWAYS, LIFETIME, snapshot};
-use super::{sums, unavailable};
+use super::reports::{fetch, lines_by_model};
+use super::{retention, sums, unavailable};
+use crate::ledger::reports::Part;
 use crate::ledger::{Error, Latencies, ModelTotals, Range, ServiceQuery, ServiceUsage, Session};
-use crate::rows::totals;
+use crate::rows::{sealed, totals};
 
 /// One session with its totals, from one snapshot.
 pub(super) async fn session(
@@ -16,30 +18,38 @@ pub(super) async fn session(
     session: &str,
 ) -> Result<Option<Session>, Error> {
     let mut snapshot = snapshot(pool).await?;
-    let facts: Option<(String, i64, i64, i64, i64)> =
+    retention::hold(&mut snapshot).await?;
+    let mut facts: Vec<(String, i64, i64, i64, i64)> =
         sqlx::query_as(include_str!("queries/session.sql"))
             .bind(tenant)
             .bind(session)
-            .fetch_optional(&mut *snapshot)
+            .fetch_all(&mut *snapshot)
             .await
             .map_err(unavailable)?;
-    let Some((user_id, users, turns, first_us, last_us)) = facts else {
+    let dropped = sqlx::query_as(
+        "SELECT user_id, users, turns, first_time, last_time FROM sealed_sessions \
+         WHERE tenant_id = $1 AND session_id = $2",
+    )
+    .bind(tenant)
+    .bind(session)
+    .fetch_optional(&mut *snapshot)
+    .await
+    .map_err(unavailable)?;
+    facts.extend(dropped);
+    let Some((user_id, users, turns, first_us, last_us)) = facts.into_iter().reduce(sealed::joined)
+    else {
         return Ok(None);
     };
-    let sql = format!(
-        "SELECT provider || '/' || model, {}, max(recorded_at) FROM usage_lines \
-         WHERE tenant_id = $1 AND session_id = $2 AND session_id <> '' \
-           AND charge_time >= $3 AND charge_time <= $4 GROUP BY provider, model",
-        sums::of_lines()
-    );
-    let models = sqlx::query(AssertSqlSafe(sql))
-        .bind(tenant)
-        .bind(session)
-        .bind(first_us)
-        .bind(last_us)
-        .fetch_all(&mut *snapshot)
-        .await
-        .map_err(unavailable)?;
+    // Its lines and theirs alone are of these times; its sealed sums are of all of it.
+    let part = Part {
+        session_id: session.to_owned(),
+        ..Part::default()
+    };
+    let kept = Range {
+        from_us: first_us,
+        to_us: last_us.saturating_add(1),
+    };
+    let models = fetch(lines_by_model(tenant, &part, kept), &mut snapshot).await?;
     let sql = format!(
         "SELECT {}, updated_at FROM usage_totals \
          WHERE tenant_id = $1 AND scope = 'session' AND subject = $2 AND bucket = 0",
@@ -63,13 +73,15 @@ pub(super) async fn session(
     }))
 }
 
-/// The tenant's usage as a whole, from one snapshot.
+/// The tenant's usage as a whole, from one snapshot. Users and sessions of the lifetime are those
+/// with sealed usage, too; of a range, and response times, those of the events that are kept.
 pub(super) async fn usage(
     pool: &PgPool,
     tenant: &str,
     query: &ServiceQuery,
 ) -> Result<ServiceUsage, Error> {
     let mut snapshot = snapshot(pool).await?;
+    retention::hold(&mut snapshot).await?;
     let mut models = model_totals(&mut snapshot, tenant, query.range).await?;
     models.retain(|one| {
         (query.provider.is_empty() || one.provider == query.provider)
@@ -82,6 +94,7 @@ pub(super) async fn usage(
         .bind(range.to_us)
         .bind(&query.provider)
         .bind(&query.model)
+        .bind(query.range.is_none())
         .fetch_one(&mut *snapshot)
         .await
         .map_err(unavailable)?;
@@ -102,6 +115,9 @@ pub(super) async fn model_totals(
     range: Option<Range>,
 ) -> Result<Vec<ModelTotals>, Error> {
     let split = range.map_or(LIFETIME, |range| split(range.from_us, range.to_us));
+    if range.is_some() {
+        sealed::check_edges(&split, retention::sealed_before(&mut *connection).await?)?;
+    }
     let sql = include_str!("queries/model_totals.sql")
         .replace("{sums}", &sums::of_totals())
         .replace("{line_sums}", &sums::of_lines());

@@ -13,7 +13,7 @@ pub(super) fn of_lines() -> String {
 }
 
 /// A figure of a row of `usage_lines`.
-fn of_line(name: &str) -> String {
+pub(super) fn of_line(name: &str) -> String {
     match name {
         "succeeded" | "failed" | "interrupted" => {
             format!("CASE status WHEN '{name}' THEN requests ELSE 0 END")

@@ -166,22 +166,22 @@ impl Corrections {
         Ok(all)
     }
 
+    /// Adds the void of an event to it, and leaves its quotes as they were recorded.
+    pub(crate) fn apply_voids(mut self, events: &mut [Recorded]) {
+        for event in events {
+            event.voided = self.voids.remove(&event.position);
+        }
+    }
+
     /// Adds every line's new prices to its quote, and the void of an event to it.
     pub(crate) fn apply(mut self, events: &mut [Recorded]) {
-        self.apply_voids(events);
         for event in events {
+            event.voided = self.voids.remove(&event.position);
             for (quote, position) in event.quotes.iter_mut().zip(event.position..) {
                 if let Some(change) = self.reprices.get(&position) {
                     add_quote(quote.get_or_insert_default(), change);
                 }
             }
-        }
-    }
-
-    /// Adds the voids alone, so that events keep the quotes that they were recorded with.
-    pub(crate) fn apply_voids(&mut self, events: &mut [Recorded]) {
-        for event in events {
-            event.voided = self.voids.remove(&event.position);
         }
     }
 }

@@ -1,8 +1,12 @@
 //! Rows of either backend, read by one code: the tables mean the same in both, so that what is made
 //! of a row is told here once. Which rows are read, and how, is each backend's own.
 
+pub(crate) mod drifts;
 pub(crate) mod events;
+pub(crate) mod jobs;
+pub(crate) mod periods;
 pub(crate) mod reports;
+pub(crate) mod sealed;
 pub(crate) mod totals;
 
 use serde::de::DeserializeOwned;

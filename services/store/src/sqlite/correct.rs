@@ -7,12 +7,12 @@ use tokenmeter_model::price::Quote;
 use tokenmeter_model::totals::Totals;
 
 use super::insert::Insert;
-use super::totals::{Batch, Owner};
-use super::{read, requests, unavailable, writer};
+use super::{read, requests, retention, totals, unavailable, writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{Adjustment, RepriceStep, Request, Void, VoidOutcome};
 use crate::ledger::{Error, Recorded, Voided};
 use crate::rows::{Row as _, events};
+use crate::sums::{Batch, Owner, difference};
 use crate::touched::Given;
 
 /// What is remembered of a request that voided its event.
@@ -23,7 +23,7 @@ const ALREADY: &str = "already voided";
 /// Voids an event; answers the positions given out, too, if any were.
 pub(super) async fn void(
     connection: &mut SqliteConnection,
-    totals: &Insert,
+    upsert: &Insert,
     void: &Void,
 ) -> Result<(VoidOutcome, Option<Given>), Error> {
     let request = &void.request;
@@ -36,8 +36,10 @@ pub(super) async fn void(
     if before.as_ref().is_some_and(|before| !before.is(request)) {
         return Ok((VoidOutcome::RequestConflict, None));
     }
-    let Some(mut event) = standing_event(&mut transaction, request, &void.event_id).await? else {
-        return Ok((VoidOutcome::NotFound, None));
+    let mut event = match standing_event(&mut transaction, request, &void.event_id).await? {
+        Standing::Event(event) => *event,
+        Standing::TooOld { oldest_us } => return Ok((VoidOutcome::TooOld { oldest_us }, None)),
+        Standing::Nothing => return Ok((VoidOutcome::NotFound, None)),
     };
     if let Some(before) = before {
         let already = before.answer == ALREADY;
@@ -61,7 +63,9 @@ pub(super) async fn void(
         return Err(Error::Corrupt("an event lost lines".into()));
     }
     if !is_planted(Planted::SkipVoidTotals) {
-        let sums = taken_out(&event, request)?.bind(totals)?;
+        let mut batch = Batch::default();
+        batch.take_out(tenant, &event, request.at_us)?;
+        let sums = totals::bind(batch, upsert)?;
         sums.execute(&mut transaction).await.map_err(unavailable)?;
     }
     let last = after + i64::try_from(event.event.lines.len()).unwrap_or(1);
@@ -82,12 +86,22 @@ fn voided(event: Recorded, already: bool) -> VoidOutcome {
     }
 }
 
+/// What stands under an event id.
+enum Standing {
+    Nothing,
+    /// An event that is sealed.
+    TooOld {
+        oldest_us: i64,
+    },
+    Event(Box<Recorded>),
+}
+
 /// An event with the quotes that stand.
 async fn standing_event(
     connection: &mut SqliteConnection,
     request: &Request,
     event_id: &str,
-) -> Result<Option<Recorded>, Error> {
+) -> Result<Standing, Error> {
     let tenant = request.tenant.as_str();
     let position: Option<i64> = sqlx::query_scalar(
         "SELECT position FROM event_keys WHERE tenant_id = ?1 AND event_id = ?2",
@@ -98,45 +112,26 @@ async fn standing_event(
     .await
     .map_err(unavailable)?;
     let Some(position) = position else {
-        return Ok(None);
+        return Ok(Standing::Nothing);
     };
-    let mut event = [read::first_record(connection, tenant, event_id, position).await?];
+    let oldest_us = retention::sealed_before(&mut *connection).await?;
+    let first = read::first_record(connection, tenant, event_id, position).await?;
+    let first = match first.filter(|first| first.charge_time_us >= oldest_us) {
+        None if oldest_us == 0 => return Err(read::lost()),
+        None => return Ok(Standing::TooOld { oldest_us }),
+        Some(first) => first,
+    };
+    let mut event = [first];
     read::apply_corrections(connection, &mut event, i64::MAX).await?;
     let [event] = event;
-    Ok(Some(event))
-}
-
-/// What the void of an event adds to totals: everything that it and its reprices added, negated.
-fn taken_out<'a>(recorded: &'a Recorded, request: &'a Request) -> Result<Batch<'a>, Error> {
-    let event = &recorded.event;
-    let mut batch = Batch::default();
-    for (index, line) in event.lines.iter().enumerate() {
-        let quote = recorded.quotes.get(index).and_then(Option::as_ref);
-        let added = Totals::of_line(event, line, quote, index == 0, request.at_us);
-        let sums = added
-            .checked_neg()
-            .ok_or_else(|| Error::OutOfRange("a line's figure has no opposite".into()))?;
-        batch.add(
-            &Owner {
-                tenant: request.tenant.as_str(),
-                user: &event.user_id,
-                team: &event.team_id,
-                session: &event.session_id,
-                provider: &event.provider,
-                model: &line.model,
-                charge_time_us: recorded.charge_time_us,
-            },
-            &sums,
-        );
-    }
-    Ok(batch)
+    Ok(Standing::Event(Box::new(event)))
 }
 
 /// Posts the entries of a step if the run is where the caller saw it, and every quote that it saw
 /// still stands; answers the positions given out, or none if it did not.
 pub(super) async fn reprice(
     connection: &mut SqliteConnection,
-    totals: &Insert,
+    upsert: &Insert,
     step: &RepriceStep,
 ) -> Result<Option<Given>, Error> {
     let RepriceStep {
@@ -184,27 +179,12 @@ pub(super) async fn reprice(
     for (row, sums) in &posted {
         batch.add(&owner(row)?, sums);
     }
-    let sums = batch.bind(totals)?;
+    let sums = totals::bind(batch, upsert)?;
     sums.execute(&mut transaction).await.map_err(unavailable)?;
     writer::set_last_position(&mut transaction, last).await?;
     requests::put(&mut transaction, request, progress).await?;
     transaction.commit().await.map_err(unavailable)?;
     Ok(Some(Given { after, last }))
-}
-
-/// What an adjustment adds to totals.
-fn difference(adjustment: &Adjustment, now_us: i64) -> Totals {
-    let before = adjustment.from.unwrap_or_default();
-    let after = adjustment.to;
-    Totals {
-        cost_nano_usd: after.cost_nano_usd - before.cost_nano_usd,
-        cache_saving_nano_usd: after.cache_saving_nano_usd - before.cache_saving_nano_usd,
-        cache_write_extra_nano_usd: after.cache_write_extra_nano_usd
-            - before.cache_write_extra_nano_usd,
-        unpriced_lines: -i64::from(adjustment.from.is_none()),
-        updated_at_us: now_us,
-        ..Totals::default()
-    }
 }
 
 async fn insert_entry(

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnection;
 use tokenmeter_model::event::FINGERPRINT_BYTES;
-use tokenmeter_model::totals::Totals;
 
 use super::insert::{Bound, Insert};
-use super::lines::{self, NewLine};
-use super::totals::{self, Batch, Owner};
+use super::totals;
 use super::unavailable;
+use crate::columns::{self, NewLine, Values as _};
 use crate::ledger::{Error, Submission};
 use crate::rows::Row as _;
+use crate::sums::Batch;
 
 /// The inserts of a group.
 pub(super) struct Inserts {
@@ -30,7 +30,7 @@ impl Default for Inserts {
                 &["tenant_id", "event_id", "fingerprint", "position"],
                 "ON CONFLICT DO NOTHING",
             ),
-            lines: Insert::new("usage_lines", lines::COLUMNS, ""),
+            lines: Insert::new("usage_lines", columns::COLUMNS, ""),
             totals: totals::upsert(),
         }
     }
@@ -58,9 +58,9 @@ impl Sums<'_> {
     ///
     /// # Errors
     /// [`Error::OutOfRange`] when a sum passes 64 bits.
-    pub(super) fn bind(self, totals: &Insert) -> Result<Bound, Error> {
+    pub(super) fn bind(self, upsert: &Insert) -> Result<Bound, Error> {
         match self {
-            Self::Gathered(batch) => batch.bind(totals),
+            Self::Gathered(batch) => totals::bind(batch, upsert),
             Self::Bound(bound) => Ok(bound),
         }
     }
@@ -128,7 +128,7 @@ pub(super) fn bind_rest<'a>(
     for (submission, position) in numbered {
         add_submission(submission, *position, &mut rows, &mut sums);
     }
-    let rows = inserts.lines.bind(&rows, lines::bind);
+    let rows = inserts.lines.bind(&rows, columns::bind);
     Ok((rows.map_err(unavailable)?, Sums::Gathered(sums)))
 }
 
@@ -138,26 +138,14 @@ fn add_submission<'a>(
     rows: &mut Vec<NewLine<'a>>,
     sums: &mut Batch<'a>,
 ) {
-    let event = &submission.event;
-    for (index, (line, position)) in event.lines.iter().zip(position..).enumerate() {
+    for (index, position) in (0..submission.event.lines.len()).zip(position..) {
         rows.push(NewLine {
             position,
             index,
             submission,
         });
-        let owner = Owner {
-            tenant: submission.tenant.as_str(),
-            user: &event.user_id,
-            team: &event.team_id,
-            session: &event.session_id,
-            provider: &event.provider,
-            model: &line.model,
-            charge_time_us: submission.charge_time_us,
-        };
-        let quote = submission.quotes.get(index).and_then(Option::as_ref);
-        let line_sums = Totals::of_line(event, line, quote, index == 0, submission.recorded_at_us);
-        sums.add(&owner, &line_sums);
     }
+    sums.add_event(submission);
 }
 
 /// Whether a submission's key was free.

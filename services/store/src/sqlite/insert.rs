@@ -9,6 +9,8 @@ use std::sync::Arc;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{Arguments as _, AssertSqlSafe, Encode, Sqlite, Type};
 
+use crate::columns::Values;
+
 /// Rows a statement, largest first. SQLite binds at most 32,766 values, so the widest table
 /// (54 columns) takes at most 606 rows.
 const CHUNKS: [usize; 5] = [500, 100, 20, 4, 1];
@@ -94,10 +96,23 @@ impl Row {
         }
         self
     }
+}
 
-    /// Binds the next column to a text.
-    pub(super) fn text(&mut self, value: &str) -> &mut Self {
+impl Values for Row {
+    fn number(&mut self, value: Option<i64>) -> &mut Self {
+        self.push(value)
+    }
+
+    fn flag(&mut self, value: Option<bool>) -> &mut Self {
+        self.push(value)
+    }
+
+    fn text(&mut self, value: &str) -> &mut Self {
         // One allocation; a `String` or a `&str` takes two.
         self.push(Arc::<str>::from(value))
+    }
+
+    fn json(&mut self, value: Option<String>) -> &mut Self {
+        self.push(value)
     }
 }

@@ -6,21 +6,26 @@ mod export;
 mod group;
 mod insert;
 mod items;
-mod lines;
+mod jobs;
 mod log;
 mod messages;
 mod openings;
+mod periods;
 mod prices;
 mod read;
+mod reconcile;
 mod reports;
 mod requests;
+mod retention;
 mod service;
 mod sessions;
 mod tools;
 mod totals;
+mod upkeep;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,21 +38,22 @@ use sqlx::{ConnectOptions as _, migrate::Migrator};
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::Price;
 use tokenmeter_model::totals::Totals;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use self::writer::{Batched, Job, Writer};
+use self::writer::{Job, Writer};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{
-    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Void,
-    VoidOutcome,
+    PriceSet, PricesOutcome, Remembered, RepriceCandidate, RepriceQuery, RepriceStep, Request,
+    Void, VoidOutcome,
 };
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
 use crate::ledger::{
     Error, EventQuery, Ledger, Outcome, Range, Recorded, ServiceQuery, ServiceUsage, Session,
     StoredPrice, Subject, Submission, UnpricedPage, log as ledger_log,
 };
-use crate::metrics;
+use crate::migrate::told;
 use crate::openings::{Openings, Stands};
+use crate::queue::{Batched, Places};
 use crate::touched::Touched;
 
 /// Events and items that may wait for the writer; more are refused with [`Error::Overloaded`].
@@ -67,7 +73,7 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 pub struct Sqlite {
     readers: SqlitePool,
     jobs: mpsc::Sender<Job>,
-    queue: Arc<Semaphore>,
+    places: Places,
     epoch: String,
     openings: Openings,
     secret: Vec<u8>,
@@ -82,41 +88,8 @@ impl Sqlite {
     /// [`Error::Unavailable`] when the file or its folder cannot be used, or was migrated by a
     /// newer version.
     pub async fn open(path: &Path) -> Result<Self, Error> {
-        let folder = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder {
-            tokio::fs::create_dir_all(folder)
-                .await
-                .map_err(|error| Error::Unavailable(format!("{}: {error}", folder.display())))?;
-        }
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(match is_planted(Planted::NoSync) {
-                true => SqliteSynchronous::Off,
-                false => SqliteSynchronous::Full,
-            })
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT)
-            // Small groups touch a page or two for each row of each index and total, and a commit
-            // writes every page that it touched: smaller pages write less. 64 MiB stay cached.
-            .page_size(4_096)
-            .pragma("cache_size", "-65536")
-            // A group touches more pages than the default of 1,000, so that nearly every commit
-            // would checkpoint. At 64 MiB, pages that many groups touch are copied back once.
-            .pragma("wal_autocheckpoint", "16384")
-            .pragma("journal_size_limit", "67108864");
-        let mut connection: SqliteConnection = options
-            .clone()
-            .create_if_missing(true)
-            .connect()
-            .await
-            .map_err(unavailable)?;
-        MIGRATIONS
-            .run(&mut connection)
-            .await
-            .map_err(|error| Error::Unavailable(error.to_string()))?;
+        let mut connection = make(path).await?;
+        MIGRATIONS.run(&mut connection).await.map_err(told)?;
         let (epoch, secret, last_position) =
             sqlx::query_as("SELECT epoch, secret, last_position FROM ledger_state WHERE id = 1")
                 .fetch_one(&mut connection)
@@ -125,7 +98,11 @@ impl Sqlite {
         let openings = openings::begin(&mut connection, last_position).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .connect_with(options.read_only(true).pragma("cache_size", READER_CACHE))
+            .connect_with(
+                options(path)
+                    .read_only(true)
+                    .pragma("cache_size", READER_CACHE),
+            )
             .await
             .map_err(unavailable)?;
         let (jobs, waiting) = mpsc::channel(MAX_QUEUED_EVENTS);
@@ -136,27 +113,13 @@ impl Sqlite {
         Ok(Self {
             readers,
             jobs,
-            queue: Arc::new(Semaphore::new(MAX_QUEUED_EVENTS)),
+            places: Places::new(MAX_QUEUED_EVENTS),
             epoch,
             openings,
             secret,
             committed,
             touched,
         })
-    }
-
-    /// Takes places in the queue before the writer, as many as there are events or items.
-    fn queue(&self, places: usize) -> Result<OwnedSemaphorePermit, Error> {
-        let overloaded = || Error::Overloaded(MAX_QUEUED_EVENTS - self.queue.available_permits());
-        let places = match is_planted(Planted::EndlessQueue) {
-            true => 0,
-            false => u32::try_from(places).map_err(|_| overloaded())?,
-        };
-        let queued = Arc::clone(&self.queue)
-            .try_acquire_many_owned(places)
-            .map_err(|_| overloaded())?;
-        metrics::queued(MAX_QUEUED_EVENTS.saturating_sub(self.queue.available_permits()));
-        Ok(queued)
     }
 
     /// Hands a job to the writer and waits for its answer.
@@ -168,6 +131,61 @@ impl Sqlite {
         self.jobs.send(job(reply)).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
+
+    /// Does rare work with the writer's connection, between two groups.
+    async fn write<T, W>(&self, work: W) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection) -> Writing<'c, T> + Send + 'static,
+    {
+        self.ask(|reply| {
+            Job::Other(Box::new(|connection| {
+                Box::pin(async {
+                    // The caller may have gone; what is committed stands all the same.
+                    let _ = reply.send(work(connection).await);
+                })
+            }))
+        })
+        .await
+    }
+}
+
+/// Work with the writer's connection.
+type Writing<'c, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'c>>;
+
+/// How the file is opened.
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(match is_planted(Planted::NoSync) {
+            true => SqliteSynchronous::Off,
+            false => SqliteSynchronous::Full,
+        })
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        // Small groups touch a page or two for each row of each index and total, and a commit
+        // writes every page that it touched: smaller pages write less. 64 MiB stay cached.
+        .page_size(4_096)
+        .pragma("cache_size", "-65536")
+        // A group touches more pages than the default of 1,000, so that nearly every commit would
+        // checkpoint. At 64 MiB, pages that many groups touch are copied back once.
+        .pragma("wal_autocheckpoint", "16384")
+        .pragma("journal_size_limit", "67108864")
+}
+
+/// A connection that writes to the file, which is made with its folder when it is absent.
+pub(crate) async fn make(path: &Path) -> Result<SqliteConnection, Error> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder {
+        tokio::fs::create_dir_all(folder)
+            .await
+            .map_err(|error| Error::Unavailable(format!("{}: {error}", folder.display())))?;
+    }
+    let options = options(path).create_if_missing(true);
+    options.connect().await.map_err(unavailable)
 }
 
 fn closed() -> Error {
@@ -198,7 +216,7 @@ impl Ledger for Sqlite {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let queued = self.queue(batch.len())?;
+        let queued = self.places.take(batch.len())?;
         self.ask(|reply| {
             Job::Record(Batched {
                 batch,
@@ -247,7 +265,7 @@ impl Ledger for Sqlite {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let queued = self.queue(batch.len())?;
+        let queued = self.places.take(batch.len())?;
         self.ask(|reply| {
             Job::Items(Batched {
                 batch,
@@ -272,6 +290,17 @@ impl Ledger for Sqlite {
         read::reprice_candidates(&self.readers, tenant.as_str(), query, after, through).await
     }
 
+    async fn stretch(
+        &self,
+        _tenant: &TenantId,
+        after: i64,
+        until: i64,
+        lines: i64,
+    ) -> Result<i64, Error> {
+        // Positions have no gaps: so many positions are at most so many lines.
+        Ok(until.min(after.saturating_add(lines)))
+    }
+
     async fn reprice(&self, step: RepriceStep) -> Result<bool, Error> {
         self.ask(|reply| Job::Reprice { step, reply }).await
     }
@@ -282,6 +311,15 @@ impl Ledger for Sqlite {
         request_id: &str,
     ) -> Result<Option<Remembered>, Error> {
         requests::find(&self.readers, tenant.as_str(), request_id).await
+    }
+
+    async fn remember(&self, request: Request, answer: String) -> Result<Remembered, Error> {
+        self.ask(|reply| Job::Remember {
+            request,
+            answer,
+            reply,
+        })
+        .await
     }
 
     async fn add_prices(

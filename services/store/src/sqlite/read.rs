@@ -7,12 +7,12 @@ use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
 use tokenmeter_model::totals::{Split, Totals, split};
 
 use super::totals::of_line;
-use super::unavailable;
+use super::{retention, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::correction::{RepriceCandidate, RepriceQuery};
 use crate::ledger::{Error, EventQuery, Range, Recorded, Subject, UnpricedPage, Voided};
 use crate::rows::events::{self, Corrections};
-use crate::rows::{Row as _, totals};
+use crate::rows::{Row as _, sealed, totals};
 
 fn subject_parts<'a>(subject: &Subject<'a>) -> (&'static str, &'static str, &'a str) {
     match subject {
@@ -30,9 +30,10 @@ pub(super) async fn totals_of(
     ranges: &[Option<Range>],
 ) -> Result<Vec<Totals>, Error> {
     let mut snapshot = pool.begin().await.map_err(unavailable)?;
+    let oldest_us = retention::sealed_before(&mut *snapshot).await?;
     let mut answers = Vec::with_capacity(ranges.len());
     for range in ranges {
-        answers.push(totals(&mut snapshot, tenant, subject, *range).await?);
+        answers.push(totals(&mut snapshot, tenant, subject, *range, oldest_us).await?);
     }
     Ok(answers)
 }
@@ -44,6 +45,7 @@ async fn totals(
     tenant: &str,
     subject: Subject<'_>,
     range: Option<Range>,
+    oldest_us: i64,
 ) -> Result<Totals, Error> {
     let (scope, column, id) = subject_parts(&subject);
     let lifetime = totals::sum_columns(str::to_owned);
@@ -74,6 +76,7 @@ async fn totals(
                 },
                 _ => split(range.from_us, range.to_us),
             };
+            sealed::check_edges(&split, oldest_us)?;
             let edge = format!(
                 "SELECT {of_line}, recorded_at FROM usage_lines \
                  WHERE tenant_id = ?1 AND {column} = ?3 AND {column} <> '' AND charge_time"
@@ -247,13 +250,13 @@ pub(super) async fn by_position(
         .map_err(unavailable)
 }
 
-/// An event as it was first recorded, with whether it was voided since.
+/// An event as it was first recorded, with whether it was voided since; none if it was dropped.
 pub(super) async fn first_record(
     connection: &mut SqliteConnection,
     tenant: &str,
     event_id: &str,
     position: i64,
-) -> Result<Recorded, Error> {
+) -> Result<Option<Recorded>, Error> {
     let rows = sqlx::query(include_str!("queries/event_rows.sql"))
         .bind(tenant)
         .bind(event_id)
@@ -261,6 +264,9 @@ pub(super) async fn first_record(
         .fetch_all(&mut *connection)
         .await
         .map_err(unavailable)?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
     let mut first = events::event(&rows)?;
     let void: Option<(i64, String)> = sqlx::query_as(
         "SELECT recorded_at, coalesce(correction, '') FROM usage_lines \
@@ -271,7 +277,12 @@ pub(super) async fn first_record(
     .await
     .map_err(unavailable)?;
     first.voided = void.map(|(at_us, reason)| Voided { at_us, reason });
-    Ok(first)
+    Ok(Some(first))
+}
+
+/// The rows of an event are gone, and nothing was ever dropped.
+pub(super) fn lost() -> Error {
+    Error::Corrupt("an event has no first line".into())
 }
 
 /// Adds every line's reprices to its quote, and the void of an event to it; those after the position
@@ -299,8 +310,10 @@ pub(super) async fn unpriced(
 ) -> Result<UnpricedPage, Error> {
     let mut snapshot = pool.begin().await.map_err(unavailable)?;
     let total_lines = sqlx::query_scalar(
-        "SELECT coalesce(sum(unpriced_lines), 0) FROM usage_totals \
-         WHERE tenant_id = ?1 AND scope = 'model' AND bucket = 0",
+        "SELECT coalesce(sum(unpriced_lines), 0) \
+             - (SELECT coalesce(sum(unpriced_lines), 0) FROM sealed_totals \
+                WHERE tenant_id = ?1 AND scope = 'user') \
+         FROM usage_totals WHERE tenant_id = ?1 AND scope = 'model' AND bucket = 0",
     )
     .bind(tenant)
     .fetch_one(&mut *snapshot)
@@ -338,13 +351,15 @@ pub(super) async fn reprice_candidates(
         from_us: i64::MIN,
         to_us: i64::MAX,
     });
+    // What is sealed keeps its price.
+    let oldest_us = retention::sealed_before(&mut *snapshot).await?;
     let rows = sqlx::query(include_str!("queries/reprice_candidates.sql"))
         .bind(tenant)
         .bind(after)
         .bind(through)
         .bind(&query.provider)
         .bind(&query.model)
-        .bind(range.from_us)
+        .bind(range.from_us.max(oldest_us))
         .bind(range.to_us)
         .bind(query.include_priced)
         .fetch_all(&mut *snapshot)

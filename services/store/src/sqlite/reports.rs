@@ -5,19 +5,19 @@
 //! because every event would have to write them.
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, QueryBuilder};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Connection as _, QueryBuilder};
 use tokenmeter_model::id::TenantId;
-use tokenmeter_model::totals::{Totals, bucket};
+use tokenmeter_model::totals::{BUCKET_US, Totals, bucket};
 
 use super::service::model_totals;
 use super::totals::of_line;
-use super::{Sqlite, messages, sessions, tools, unavailable};
+use super::{Sqlite, messages, retention, sessions, tools, unavailable};
 use crate::ledger::reports::{
     Listed, Message, Page, Part, Reports, SessionQuery, SessionSummary, ToolQuery, ToolUsage,
 };
 use crate::ledger::{Error, ModelTotals, Range};
-use crate::rows::totals;
+use crate::rows::{sealed, totals};
 
 /// All times.
 pub(super) const ALWAYS: Range = Range {
@@ -32,12 +32,10 @@ impl Reports for Sqlite {
         let mut models = if part.user_id.is_empty() && part.session_id.is_empty() {
             model_totals(&mut connection, tenant.as_str(), part.range).await?
         } else {
-            let rows = lines_by_model(tenant.as_str(), part)
-                .build()
-                .fetch_all(&mut *connection)
-                .await
-                .map_err(unavailable)?;
-            totals::models(&rows)?
+            let mut snapshot = connection.begin().await.map_err(unavailable)?;
+            check_kept(&mut snapshot, tenant.as_str(), part).await?;
+            let query = lines_by_model(tenant.as_str(), part);
+            totals::models(&fetch(query, &mut snapshot).await?)?
         };
         models.retain(|one| {
             one.totals.lines > 0 && (part.model.is_empty() || one.model == part.model)
@@ -54,6 +52,7 @@ impl Reports for Sqlite {
             sqlx::query_as(include_str!("queries/user_reach.sql"))
                 .bind(tenant.as_str())
                 .bind(user_id)
+                .bind(BUCKET_US)
                 .fetch_one(&self.readers)
                 .await
                 .map_err(unavailable)?;
@@ -91,16 +90,31 @@ impl Reports for Sqlite {
             .iter()
             .map(|span| (span.from_us, span.to_us))
             .collect();
-        let sums = totals::sum_columns(|name| format!("sum({})", of_line(name)));
-        let sql = include_str!("queries/user_spans_by_model.sql").replace("{sums}", &sums);
+        let sql = include_str!("queries/user_spans_by_model.sql")
+            .replace("{columns}", &totals::sum_columns(str::to_owned))
+            .replace("{of_line}", &totals::sum_columns(of_line))
+            .replace(
+                "{sums}",
+                &totals::sum_columns(|name| format!("sum({name})")),
+            );
+        let mut snapshot = self.readers.begin().await.map_err(unavailable)?;
+        let oldest_us = retention::sealed_before(&mut *snapshot).await?;
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(tenant.as_str())
             .bind(user_id)
             .bind(json(&times)?)
-            .fetch_all(&self.readers)
+            .bind(json(&sealed::months(spans, oldest_us))?)
+            .fetch_all(&mut *snapshot)
             .await
             .map_err(unavailable)?;
-        totals::spans_by_model(&rows, spans)
+        let known = totals::spans_by_model(&rows, spans)?;
+        let cut: Vec<Range> = spans
+            .iter()
+            .copied()
+            .filter(|span| span.from_us < oldest_us)
+            .collect();
+        let whole = some_spans(&mut snapshot, tenant.as_str(), user_id, &cut, i64::MAX).await?;
+        sealed::complete(known, spans, &whole)
     }
 
     async fn sessions(
@@ -158,11 +172,52 @@ async fn some_spans(
     totals::spans(&rows, spans)
 }
 
-/// Sums of the lines of a user or session by model.
-fn lines_by_model(tenant: &str, part: &Part) -> QueryBuilder<sqlx::Sqlite> {
-    let sums = totals::sum_columns(|name| format!("sum({})", of_line(name)));
+/// Whether everything that a user's or session's figures by model are sums of is there: the lines of
+/// a range, and of the lifetime of a user in a session, which nothing keeps once they are dropped.
+async fn check_kept(
+    connection: &mut SqliteConnection,
+    tenant: &str,
+    part: &Part,
+) -> Result<(), Error> {
+    let oldest_us = retention::sealed_before(&mut *connection).await?;
+    if let Some(range) = part.range {
+        return sealed::check_range(range, oldest_us);
+    }
+    if part.user_id.is_empty() || part.session_id.is_empty() {
+        return Ok(());
+    }
+    let sealed: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM sealed_totals \
+         WHERE tenant_id = ?1 AND scope = 'session' AND subject = ?2)",
+    )
+    .bind(tenant)
+    .bind(&part.session_id)
+    .fetch_one(connection)
+    .await
+    .map_err(unavailable)?;
+    match sealed {
+        true => Err(Error::NotRetained { oldest_us }),
+        false => Ok(()),
+    }
+}
+
+/// Runs a query.
+pub(super) async fn fetch(
+    mut query: QueryBuilder<sqlx::Sqlite>,
+    connection: &mut SqliteConnection,
+) -> Result<Vec<SqliteRow>, Error> {
+    let rows = query.build().fetch_all(connection).await;
+    rows.map_err(unavailable)
+}
+
+/// Sums of a user or session by model: of its lines, and without a range of what is sealed, too.
+pub(super) fn lines_by_model(tenant: &str, part: &Part) -> QueryBuilder<sqlx::Sqlite> {
+    let sums = totals::sum_columns(|name| format!("sum({name})"));
+    let named = totals::sum_columns(str::to_owned);
+    let of_line = totals::sum_columns(of_line);
     let mut query = QueryBuilder::new(format!(
-        "SELECT provider || '/' || model, {sums}, max(recorded_at) FROM usage_lines \
+        "WITH parts (subject, {named}, updated_at) AS (\
+         SELECT provider || '/' || model, {of_line}, recorded_at FROM usage_lines \
          WHERE tenant_id = "
     ));
     query.push_bind(tenant.to_owned());
@@ -178,7 +233,22 @@ fn lines_by_model(tenant: &str, part: &Part) -> QueryBuilder<sqlx::Sqlite> {
         query.push(" AND charge_time >= ").push_bind(range.from_us);
         query.push(" AND charge_time < ").push_bind(range.to_us);
     }
-    query.push(" GROUP BY provider, model");
+    let sealed = match (&part.user_id[..], &part.session_id[..]) {
+        (user, "") => Some(("user", user)),
+        ("", session) => Some(("session", session)),
+        _ => None,
+    };
+    if let Some((scope, subject)) = sealed.filter(|_| part.range.is_none()) {
+        query.push(format!(
+            " UNION ALL SELECT provider || '/' || model, {named}, updated_at FROM sealed_totals \
+             WHERE scope = '{scope}' AND tenant_id = "
+        ));
+        query.push_bind(tenant.to_owned());
+        query.push(" AND subject = ").push_bind(subject.to_owned());
+    }
+    query.push(format!(
+        ") SELECT subject, {sums}, max(updated_at) FROM parts GROUP BY subject"
+    ));
     query
 }
 

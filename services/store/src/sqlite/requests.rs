@@ -1,7 +1,7 @@
 //! `requests`: what was asked under a name, and what it was answered.
 
-use sqlx::SqliteExecutor;
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{Connection as _, SqliteExecutor};
 
 use super::unavailable;
 use crate::ledger::Error;
@@ -30,6 +30,29 @@ pub(super) async fn find(
         })
     })
     .transpose()
+}
+
+/// Remembers a request with its answer unless its name stands; answers what stands. One transaction.
+pub(super) async fn remember(
+    connection: &mut SqliteConnection,
+    request: &Request,
+    answer: String,
+) -> Result<Remembered, Error> {
+    let mut transaction = connection
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .map_err(unavailable)?;
+    let tenant = request.tenant.as_str();
+    if let Some(before) = find(&mut *transaction, tenant, &request.request_id).await? {
+        return Ok(before);
+    }
+    put(&mut transaction, request, &answer).await?;
+    transaction.commit().await.map_err(unavailable)?;
+    Ok(Remembered {
+        rpc: request.rpc.to_owned(),
+        fingerprint: request.fingerprint.to_vec(),
+        answer,
+    })
 }
 
 /// Remembers a request with its answer, or with another answer than before.

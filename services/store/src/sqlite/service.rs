@@ -5,10 +5,12 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokenmeter_model::totals::{Totals, split};
 
 use super::read::bind_split;
+use super::reports::{fetch, lines_by_model};
 use super::totals::of_line;
-use super::unavailable;
+use super::{retention, unavailable};
+use crate::ledger::reports::Part;
 use crate::ledger::{Error, Latencies, ModelTotals, Range, ServiceQuery, ServiceUsage, Session};
-use crate::rows::totals;
+use crate::rows::{sealed, totals};
 
 /// One session with its totals, from one snapshot.
 pub(super) async fn session(
@@ -17,23 +19,33 @@ pub(super) async fn session(
     session: &str,
 ) -> Result<Option<Session>, Error> {
     let mut snapshot = pool.begin().await.map_err(unavailable)?;
-    let facts: Option<(String, i64, i64, i64, i64)> =
+    let mut facts: Vec<(String, i64, i64, i64, i64)> =
         sqlx::query_as(include_str!("queries/session.sql"))
             .bind(tenant)
             .bind(session)
-            .fetch_optional(&mut *snapshot)
+            .fetch_all(&mut *snapshot)
             .await
             .map_err(unavailable)?;
-    let Some((user_id, users, turns, first_us, last_us)) = facts else {
+    let dropped = sqlx::query_as(
+        "SELECT user_id, users, turns, first_time, last_time FROM sealed_sessions \
+         WHERE tenant_id = ?1 AND session_id = ?2",
+    )
+    .bind(tenant)
+    .bind(session)
+    .fetch_optional(&mut *snapshot)
+    .await
+    .map_err(unavailable)?;
+    facts.extend(dropped);
+    let Some((user_id, users, turns, first_us, last_us)) = facts.into_iter().reduce(sealed::joined)
+    else {
         return Ok(None);
     };
-    let sums = totals::sum_columns(|name| format!("sum({})", of_line(name)));
-    let sql = format!(
-        "SELECT provider || '/' || model AS subject, {sums}, max(recorded_at) FROM usage_lines \
-         WHERE tenant_id = ?1 AND session_id = ?2 AND session_id <> '' GROUP BY provider, model"
-    );
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(tenant).bind(session);
-    let models = totals::models(&query.fetch_all(&mut *snapshot).await.map_err(unavailable)?)?;
+    let part = Part {
+        session_id: session.to_owned(),
+        ..Part::default()
+    };
+    let query = lines_by_model(tenant, &part);
+    let models = totals::models(&fetch(query, &mut snapshot).await?)?;
     let sql = format!(
         "SELECT {}, updated_at FROM usage_totals \
          WHERE tenant_id = ?1 AND scope = 'session' AND subject = ?2 AND bucket = 0",
@@ -57,7 +69,8 @@ pub(super) async fn session(
     }))
 }
 
-/// The tenant's usage as a whole, from one snapshot.
+/// The tenant's usage as a whole, from one snapshot. Users and sessions of the lifetime are those
+/// with sealed usage, too; of a range, and response times, those of the events that are kept.
 pub(super) async fn usage(
     pool: &SqlitePool,
     tenant: &str,
@@ -79,6 +92,7 @@ pub(super) async fn usage(
         .bind(range.to_us)
         .bind(&query.provider)
         .bind(&query.model)
+        .bind(query.range.is_none())
         .fetch_one(&mut *snapshot)
         .await
         .map_err(unavailable)?;
@@ -107,6 +121,9 @@ pub(super) async fn model_totals(
     let sums = totals::sum_columns(|name| format!("sum({name})"));
     let of_line = totals::sum_columns(of_line);
     let split = range.map(|range| split(range.from_us, range.to_us));
+    if let Some(split) = &split {
+        sealed::check_edges(split, retention::sealed_before(&mut *connection).await?)?;
+    }
     let sql = if split.is_none() {
         format!(
             "SELECT subject, {named}, updated_at FROM usage_totals \

@@ -12,7 +12,7 @@ use crate::rows::reports::Sessions;
 use crate::rows::totals;
 
 /// All tokens of a row of `usage_lines` or `usage_totals`.
-const TOKENS: &str = "input + cache_read + cache_write_5m + cache_write_30m + cache_write_1h \
+pub(super) const TOKENS: &str = "input + cache_read + cache_write_5m + cache_write_30m + cache_write_1h \
                       + cache_write_12h + cache_write_unspecified + output";
 
 /// A page of sessions, from one snapshot.
@@ -44,7 +44,7 @@ pub(super) async fn list(
 
 /// The last position of the ledger.
 pub(super) async fn last_position(connection: &mut SqliteConnection) -> Result<i64, Error> {
-    sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM usage_lines")
+    sqlx::query_scalar("SELECT last_position FROM ledger_state WHERE id = 1")
         .fetch_one(connection)
         .await
         .map_err(unavailable)
@@ -113,6 +113,11 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
+    /// Whether all of a session counts, so that what is sealed of it does.
+    fn whole(&self) -> bool {
+        self.query.user_id.is_empty() && self.query.range.is_none()
+    }
+
     /// Runs a statement over these sessions.
     async fn fetch(
         &self,
@@ -139,10 +144,17 @@ async fn details(
     connection: &mut SqliteConnection,
     wanted: &Wanted<'_>,
 ) -> Result<Sessions, Error> {
-    let facts = include_str!("queries/session_facts.sql");
-    let mut found = Sessions::of_facts(&wanted.fetch(connection, facts).await?)?;
-    let sums = totals::sum_columns(|name| format!("sum({})", of_line(name)));
-    let models = include_str!("queries/session_models.sql").replace("{sums}", &sums);
+    let whole = if wanted.whole() { "true" } else { "false" };
+    let facts = include_str!("queries/session_facts.sql").replace("{whole}", whole);
+    let mut found = Sessions::of_facts(&wanted.fetch(connection, &facts).await?)?;
+    let models = include_str!("queries/session_models.sql")
+        .replace("{whole}", whole)
+        .replace("{columns}", &totals::sum_columns(str::to_owned))
+        .replace("{of_line}", &totals::sum_columns(of_line))
+        .replace(
+            "{sums}",
+            &totals::sum_columns(|name| format!("sum({name})")),
+        );
     found.add_models(&wanted.fetch(connection, &models).await?)?;
     let tools = include_str!("queries/session_tools.sql");
     found.add_tools(&wanted.fetch(connection, tools).await?)?;

@@ -1,6 +1,7 @@
 //! The one task that writes. Calls gather while the transaction before them commits (group
 //! commit, no timer), and each group is one transaction: keys, lines, totals, position.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,15 +9,23 @@ use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::Price;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::group::{self, Inserts, Key, Prepared};
-use super::{MAX_QUEUED_EVENTS, correct, items, prices, read, unavailable};
+use super::reconcile::Findings;
+use super::retention::{self, OldItems};
+use super::{correct, items, prices, read, reconcile, requests, unavailable};
 use crate::fault::{Planted, is_planted};
-use crate::ledger::correction::{PriceSet, PricesOutcome, RepriceStep, Void, VoidOutcome};
+use crate::ledger::correction::{
+    PriceSet, PricesOutcome, Remembered, RepriceStep, Request, Void, VoidOutcome,
+};
 use crate::ledger::items::{ItemOutcome, ItemSubmission};
+use crate::ledger::reconcile::{Reconciled, Resolve, ResolveOutcome};
+use crate::ledger::retention::Purged;
 use crate::ledger::{Error, Outcome, Submission};
 use crate::metrics;
+use crate::queue::{Batched, EventCall, Events, Group};
+use crate::rows::drifts::Compared;
 use crate::touched::{Given, Touched};
 
 /// Events that one transaction takes at most, whole calls aside: a call of 1,000 events may join a
@@ -28,7 +37,7 @@ pub(super) type Outcomes = Result<Vec<Result<Outcome, Error>>, Error>;
 
 /// Work for the writer.
 pub(super) enum Job {
-    Record(Batched<Submission, Result<Outcome, Error>>),
+    Record(EventCall),
     Items(Batched<ItemSubmission, ItemOutcome>),
     Void {
         void: Void,
@@ -48,6 +57,27 @@ pub(super) enum Job {
         set: PriceSet,
         reply: oneshot::Sender<Result<PricesOutcome, Error>>,
     },
+    Remember {
+        request: Request,
+        answer: String,
+        reply: oneshot::Sender<Result<Remembered, Error>>,
+    },
+    Purge {
+        before_us: i64,
+        items: OldItems,
+        reply: oneshot::Sender<Result<Purged, Error>>,
+    },
+    Drifts {
+        findings: Findings,
+        reply: oneshot::Sender<Result<Option<Reconciled>, Error>>,
+    },
+    Resolve {
+        resolve: Resolve,
+        compared: Option<Compared>,
+        reply: oneshot::Sender<Result<Option<ResolveOutcome>, Error>>,
+    },
+    /// Rare work, with the connection.
+    Other(Other),
     Check {
         reply: oneshot::Sender<Result<(), Error>>,
     },
@@ -56,12 +86,11 @@ pub(super) enum Job {
     },
 }
 
-/// One call's events or items, and its places in the queue's bound until it is answered.
-pub(super) struct Batched<S, O> {
-    pub(super) batch: Arc<[S]>,
-    pub(super) reply: oneshot::Sender<Result<Vec<O>, Error>>,
-    pub(super) queued: OwnedSemaphorePermit,
-}
+/// Does its work and answers who asked.
+pub(super) type Other = Box<
+    dyn for<'c> FnOnce(&'c mut SqliteConnection) -> Pin<Box<dyn Future<Output = ()> + Send + 'c>>
+        + Send,
+>;
 
 /// The writer with its connection and prepared inserts.
 pub(super) struct Writer {
@@ -105,39 +134,8 @@ impl Writer {
                 }
                 Job::Items(first) => {
                     let mut group = Group::of(first);
-                    next = group.fill(&mut jobs, items_of);
+                    next = group.fill(&mut jobs, GROUP_EVENTS, items_of);
                     self.record_items(group).await;
-                }
-                Job::Void { void, reply } => {
-                    let done =
-                        correct::void(&mut self.connection, &self.inserts.totals, &void).await;
-                    let _ = reply.send(done.map(|(outcome, given)| {
-                        self.publish(given, [&void.request.tenant]);
-                        outcome
-                    }));
-                }
-                Job::Reprice { step, reply } => {
-                    let done =
-                        correct::reprice(&mut self.connection, &self.inserts.totals, &step).await;
-                    let _ = reply.send(done.map(|given| {
-                        self.publish(given, [&step.request.tenant]);
-                        given.is_some()
-                    }));
-                }
-                Job::AddPrices {
-                    tenant,
-                    prices,
-                    now_us,
-                    reply,
-                } => {
-                    let added = prices::add(&mut self.connection, &tenant, prices, now_us).await;
-                    let _ = reply.send(added);
-                }
-                Job::SetPrices { set, reply } => {
-                    let _ = reply.send(prices::set(&mut self.connection, set).await);
-                }
-                Job::Check { reply } => {
-                    let _ = reply.send(self.check().await);
                 }
                 Job::Close { reply } => {
                     if let Err(error) = self.connection.close().await {
@@ -146,7 +144,72 @@ impl Writer {
                     let _ = reply.send(());
                     return;
                 }
+                other => self.one(other).await,
             }
+        }
+    }
+
+    /// Does a job that is a transaction of its own, and answers it.
+    async fn one(&mut self, job: Job) {
+        let connection = &mut self.connection;
+        match job {
+            Job::Void { void, reply } => {
+                let done = correct::void(connection, &self.inserts.totals, &void).await;
+                let _ = reply.send(done.map(|(outcome, given)| {
+                    self.publish(given, [&void.request.tenant]);
+                    outcome
+                }));
+            }
+            Job::Reprice { step, reply } => {
+                let done = correct::reprice(connection, &self.inserts.totals, &step).await;
+                let _ = reply.send(done.map(|given| {
+                    self.publish(given, [&step.request.tenant]);
+                    given.is_some()
+                }));
+            }
+            Job::AddPrices {
+                tenant,
+                prices,
+                now_us,
+                reply,
+            } => {
+                let added = prices::add(connection, &tenant, prices, now_us).await;
+                let _ = reply.send(added);
+            }
+            Job::SetPrices { set, reply } => {
+                let _ = reply.send(prices::set(connection, set).await);
+            }
+            Job::Check { reply } => {
+                let _ = reply.send(self.check().await);
+            }
+            Job::Remember {
+                request,
+                answer,
+                reply,
+            } => {
+                let _ = reply.send(requests::remember(connection, &request, answer).await);
+            }
+            Job::Purge {
+                before_us,
+                items,
+                reply,
+            } => {
+                let _ = reply.send(retention::purge_step(connection, before_us, &items).await);
+            }
+            Job::Drifts { findings, reply } => {
+                let _ = reply.send(reconcile::record(connection, &findings).await);
+            }
+            Job::Resolve {
+                resolve,
+                compared,
+                reply,
+            } => {
+                let done = reconcile::resolve(connection, &resolve, compared.as_ref()).await;
+                let _ = reply.send(done);
+            }
+            Job::Other(work) => work(connection).await,
+            // The loop does these itself.
+            Job::Record(_) | Job::Items(_) | Job::Close { .. } => {}
         }
     }
 
@@ -156,18 +219,18 @@ impl Writer {
     /// What waits when a group begins and fills the next one is bound on another thread while
     /// SQLite is at this one. Less than that waits on, so that it gathers more until its turn.
     async fn record(&mut self, mut group: Events, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
-        let mut after = group.fill(jobs, events_of);
+        let mut after = group.fill(jobs, GROUP_EVENTS, events_of);
         let mut prepared = None;
         while !group.calls.is_empty() {
             let mut following = Group::default();
-            after = after.or_else(|| following.fill(jobs, events_of));
+            after = after.or_else(|| following.fill(jobs, GROUP_EVENTS, events_of));
             let ahead = (following.len >= GROUP_EVENTS).then(|| {
                 let batches: Vec<_> = following
                     .calls
                     .iter()
                     .map(|one| one.batch.clone())
                     .collect();
-                let last = *self.committed.borrow() + group.lines();
+                let last = *self.committed.borrow() + lines_of(&group);
                 let inserts = Arc::clone(&self.inserts);
                 tokio::spawn(async move { group::prepare(&inserts, last, &batches) })
             });
@@ -176,7 +239,7 @@ impl Writer {
                 // What could not be bound ahead is bound again, and then says why.
                 Some(ahead) => ahead.await.ok().and_then(Result::ok),
                 None => {
-                    after = after.or_else(|| following.fill(jobs, events_of));
+                    after = after.or_else(|| following.fill(jobs, GROUP_EVENTS, events_of));
                     None
                 }
             };
@@ -187,8 +250,7 @@ impl Writer {
 
     /// Records one group and answers each call in it.
     async fn record_one(&mut self, group: Events, prepared: Option<Prepared>) {
-        let batches = group.calls.iter().flat_map(|one| one.batch.iter());
-        let submissions: Vec<&Submission> = batches.collect();
+        let submissions = group.submissions();
         let started = Instant::now();
         let outcomes = self.write_parts(&submissions, prepared).await;
         metrics::group_ended(submissions.len(), started.elapsed(), outcomes.is_err());
@@ -246,9 +308,14 @@ impl Writer {
             .await
             .map_err(unavailable)?;
         let after = last_position(&mut transaction).await?;
-        // Bound for other positions than those that are free now, nothing of it can be used.
-        let prepared = prepared.filter(|prepared| prepared.last == after);
-        let (numbered, last) = group::number(submissions.iter().copied(), after);
+        let oldest_us = retention::sealed_before(&mut *transaction).await?;
+        let accepted = |one: &Submission| one.charge_time_us >= oldest_us;
+        let whole = submissions.iter().all(|one| accepted(one));
+        // Bound for other events, or for other positions than those that are free now, nothing of
+        // it can be used.
+        let prepared = prepared.filter(|prepared| prepared.last == after && whole);
+        let taken = submissions.iter().copied().filter(|one| accepted(one));
+        let (numbered, last) = group::number(taken, after);
         let (keys, rest) = match prepared {
             Some(prepared) => (prepared.keys, Some((prepared.rows, prepared.sums))),
             None => (group::bind_keys(inserts, &numbered)?, None),
@@ -294,13 +361,23 @@ impl Writer {
                         position,
                     )
                     .await?;
-                    match same {
-                        true => Outcome::Duplicate(Box::new(first)),
-                        false => Outcome::Conflict(Box::new(first)),
+                    match first.filter(|first| first.charge_time_us >= oldest_us) {
+                        None if oldest_us == 0 => return Err(read::lost()),
+                        None => Outcome::TooOld { oldest_us },
+                        Some(first) if same => Outcome::Duplicate(Box::new(first)),
+                        Some(first) => Outcome::Conflict(Box::new(first)),
                     }
                 }
             });
         }
+        let mut written = outcomes.into_iter();
+        let outcomes: Vec<_> = submissions
+            .iter()
+            .filter_map(|one| match accepted(one) {
+                true => written.next(),
+                false => Some(Outcome::TooOld { oldest_us }),
+            })
+            .collect();
         if is_planted(Planted::AnswerWithoutCommit) {
             return Ok(outcomes);
         }
@@ -331,25 +408,7 @@ impl Writer {
     }
 }
 
-/// Calls that are written together.
-struct Group<S, O> {
-    calls: Vec<Batched<S, O>>,
-    /// Events or items of all calls.
-    len: usize,
-}
-
-type Events = Group<Submission, Result<Outcome, Error>>;
-
-impl<S, O> Default for Group<S, O> {
-    fn default() -> Self {
-        Self {
-            calls: Vec::new(),
-            len: 0,
-        }
-    }
-}
-
-fn events_of(job: Job) -> Result<Batched<Submission, Result<Outcome, Error>>, Job> {
+fn events_of(job: Job) -> Result<EventCall, Job> {
     match job {
         Job::Record(call) => Ok(call),
         other => Err(other),
@@ -363,62 +422,10 @@ fn items_of(job: Job) -> Result<Batched<ItemSubmission, ItemOutcome>, Job> {
     }
 }
 
-impl<S, O> Group<S, O> {
-    fn of(first: Batched<S, O>) -> Self {
-        Self {
-            len: first.batch.len(),
-            calls: vec![first],
-        }
-    }
-
-    /// Takes what waits of this kind, up to [`GROUP_EVENTS`]; answers the job of another kind that
-    /// came before there were as many.
-    fn fill(
-        &mut self,
-        jobs: &mut mpsc::Receiver<Job>,
-        kind: impl Fn(Job) -> Result<Batched<S, O>, Job>,
-    ) -> Option<Job> {
-        while self.len < GROUP_EVENTS {
-            match kind(jobs.try_recv().ok()?) {
-                Ok(call) => {
-                    self.len += call.batch.len();
-                    self.calls.push(call);
-                }
-                Err(other) => return Some(other),
-            }
-        }
-        None
-    }
-
-    /// Gives each call its part of the outcomes.
-    fn answer(self, outcomes: Result<Vec<O>, Error>) {
-        let outcomes = outcomes.map_err(|error| error.to_string());
-        let mut outcomes = outcomes.map(Vec::into_iter);
-        for Batched {
-            batch,
-            reply,
-            queued,
-        } in self.calls
-        {
-            let answer = match &mut outcomes {
-                Ok(outcomes) => Ok(outcomes.by_ref().take(batch.len()).collect()),
-                Err(text) => Err(Error::Unavailable(text.clone())),
-            };
-            // The caller may have gone; what is committed stands all the same.
-            let _ = reply.send(answer);
-            let queue = Arc::clone(queued.semaphore());
-            drop(queued);
-            metrics::queued(MAX_QUEUED_EVENTS.saturating_sub(queue.available_permits()));
-        }
-    }
-}
-
-impl Events {
-    /// Positions that all its events take.
-    fn lines(&self) -> i64 {
-        let events = self.calls.iter().flat_map(|one| one.batch.iter());
-        events.map(group::lines).sum()
-    }
+/// Positions that all events of a group take.
+fn lines_of(group: &Events) -> i64 {
+    let events = group.calls.iter().flat_map(|one| one.batch.iter());
+    events.map(group::lines).sum()
 }
 
 /// One transaction of items. They have no place in the commit order of usage.
@@ -430,9 +437,13 @@ async fn write_items(
         .begin_with("BEGIN IMMEDIATE")
         .await
         .map_err(unavailable)?;
+    let oldest_us = retention::sealed_before(&mut *transaction).await?;
     let mut outcomes = Vec::new();
     for submission in submissions {
-        outcomes.push(items::record(&mut transaction, submission).await?);
+        outcomes.push(match submission.time_us() < oldest_us {
+            true => ItemOutcome::TooOld { oldest_us },
+            false => items::record(&mut transaction, submission).await?,
+        });
     }
     transaction.commit().await.map_err(unavailable)?;
     Ok(outcomes)

@@ -179,7 +179,7 @@ pub async fn the_log_folds_to_the_totals(ledger: &dyn Ledger) {
     let mut standing = fold(&entries);
     assert!(standing.remove("last").is_some());
     assert_eq!(standing, expected);
-    for positions in 1..=ledger.last_position().await.unwrap() {
+    for positions in 1..=50 {
         assert_eq!(whole(ledger, "a", positions).await, entries, "{positions}");
     }
     exports_are_of_their_moment(ledger, moment, &before).await;

@@ -4,8 +4,13 @@ mod corrections;
 pub mod feed;
 pub mod idle;
 pub mod items;
+pub mod jobs;
 pub mod model;
+pub mod periods;
+pub mod reconcile;
 pub mod reports;
+pub mod retention;
+pub mod stretches;
 mod under_load;
 
 #[allow(unused_imports)] // the planted faults run a part of the suite

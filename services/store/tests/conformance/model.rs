@@ -1,5 +1,7 @@
-//! Random sequences of records, retries, conflicts, voids, reprices and items against a small reference.
+//! Random sequences of records, retries, conflicts, voids, reprices, items and purges against a small
+//! reference.
 
+mod purged;
 mod reference;
 
 use std::collections::BTreeMap;
@@ -19,7 +21,11 @@ use tokenmeter_store::ledger::{
 
 use self::reference::{Reference, Standing, figures, sum};
 use super::items::{champion, message, record_items, tool};
+use super::retention::DAY_US;
 use super::{T0, event, quote, record, request, submission, tenant};
+
+/// From one month into the one before, and not further.
+const MONTH_US: i64 = 30 * DAY_US;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -31,6 +37,8 @@ enum Step {
     Void(u8),
     /// Sends items; ids repeat, as with events.
     Items(Vec<SentItem>),
+    /// Drops what is older than the month that was so many months ago.
+    Purge(i64),
 }
 
 /// An item of one of three kinds, with one of a few ids and contents.
@@ -51,19 +59,21 @@ struct Sent {
     payload: u8,
     lines: u8,
     minutes: i64,
+    /// So many months ago.
+    months: i64,
     priced: bool,
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
-    (0..24_u8, 0..2_u8, 1..4_u8, 0..90_i64, any::<bool>()).prop_map(
-        |(id, payload, lines, minutes, priced)| Sent {
-            id,
-            payload,
-            lines,
-            minutes,
-            priced,
-        },
-    )
+    let what = (0..24_u8, 0..2_u8, 1..4_u8, any::<bool>());
+    (what, 0..90_i64, 0..3_i64).prop_map(|((id, payload, lines, priced), minutes, months)| Sent {
+        id,
+        payload,
+        lines,
+        minutes,
+        months,
+        priced,
+    })
 }
 
 fn sent_item() -> impl Strategy<Value = SentItem> {
@@ -77,6 +87,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(cost, include_priced)| Step::Reprice { cost, include_priced }),
         2 => (0..24_u8).prop_map(Step::Void),
         1 => proptest::collection::vec(sent_item(), 1..12).prop_map(Step::Items),
+        1 => (0..3_i64).prop_map(Step::Purge),
     ]
 }
 
@@ -84,7 +95,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn build(sent: &Sent) -> (Event, i64) {
     let seed = i64::from(sent.id) * 2 + i64::from(sent.payload);
     let lines = 1 + (sent.id + sent.payload + sent.lines) % 3;
-    let time = T0 + sent.minutes * 60_000_000;
+    let time = T0 - sent.months * MONTH_US + sent.minutes * 60_000_000;
     let event = Event {
         user_id: format!("u{}", sent.id % 3),
         team_id: if sent.id.is_multiple_of(4) {
@@ -158,7 +169,7 @@ where
         .run(&steps, |steps| {
             runtime.block_on(async {
                 let (ledger, _kept) = open().await;
-                let mut reference = Reference::new();
+                let mut reference = Reference::default();
                 let mut known = Items::new();
                 for (n, step) in steps.iter().enumerate() {
                     // A request of its own for each step.
@@ -176,8 +187,12 @@ where
                             send_items(&ledger, &mut known, sent, now).await;
                         }
                         Step::Void(id) => void(&ledger, &mut reference, &name, *id).await,
+                        Step::Purge(months) => {
+                            purged::purge(&ledger, &mut reference, T0 - months * MONTH_US).await;
+                        }
                     }
                     compare(&ledger, &reference).await;
+                    purged::compare(&ledger, &reference).await;
                     follow(&ledger, &reference).await;
                     compare_items(&ledger, &known).await;
                 }
@@ -199,7 +214,19 @@ async fn send(ledger: &impl Ledger, reference: &mut Reference, sent: &[Sent]) {
     }
     for (outcome, one) in record(ledger, batch.clone()).await.into_iter().zip(batch) {
         let id = one.event.event_id.clone();
-        match reference.get(&id) {
+        let sealed = reference.sealed_before;
+        let standing = reference.get(&id);
+        if one.charge_time_us < sealed || standing.is_some_and(|standing| standing.time < sealed) {
+            // Of another time than the one that stands and is kept, it is a conflict as well.
+            let conflicts = standing.is_some_and(|standing| standing.time >= sealed);
+            match outcome {
+                Outcome::TooOld { oldest_us } => assert_eq!(oldest_us, sealed),
+                Outcome::Conflict(_) if conflicts => {}
+                other => panic!("{other:?}"),
+            }
+            continue;
+        }
+        match standing {
             None => {
                 assert!(matches!(outcome, Outcome::Recorded { .. }), "{outcome:?}");
                 let standing = Standing {
@@ -275,10 +302,15 @@ async fn void(ledger: &impl Ledger, reference: &mut Reference, name: &str, id: u
     let now = T0 + i64::try_from(reference.len()).unwrap();
     let wanted = super::void("a", name, &id, &format!("because of {name}"), now);
     let outcome = ledger.void(wanted.clone()).await.unwrap();
+    let sealed = reference.sealed_before;
     let Some(standing) = reference.get_mut(&id) else {
         assert_eq!(outcome, VoidOutcome::NotFound);
         return;
     };
+    if standing.time < sealed {
+        assert_eq!(outcome, VoidOutcome::TooOld { oldest_us: sealed });
+        return;
+    }
     let already = standing.voided.is_some();
     let voided = standing.voided.get_or_insert(Voided {
         at_us: now,
@@ -327,9 +359,10 @@ async fn reprice(
             to,
         })
         .collect();
+    let sealed = reference.sealed_before;
     let wanted: Vec<_> = reference
         .values_mut()
-        .filter(|one| one.voided.is_none())
+        .filter(|one| one.voided.is_none() && one.time >= sealed)
         .flat_map(|one| &mut one.quotes)
         .filter(|quote| **quote != Some(to) && (include_priced || quote.is_none()))
         .collect();
@@ -421,7 +454,7 @@ async fn compare(ledger: &impl Ledger, reference: &Reference) {
         ..EventQuery::default()
     };
     let listed = ledger.events(&owner, &query).await.unwrap();
-    assert_eq!(listed.len(), reference.len());
+    assert_eq!(listed.len(), reference.kept().count());
     for one in listed {
         let standing = &reference[&one.event.event_id];
         assert_eq!(one.event, standing.event);
@@ -429,7 +462,11 @@ async fn compare(ledger: &impl Ledger, reference: &Reference) {
         assert_eq!(one.voided, standing.voided);
         assert_eq!(one.quotes, standing.quotes);
     }
-    let all = sum(reference, None, |_, _| true);
+    let kept = Range {
+        from_us: reference.sealed_before,
+        to_us: i64::MAX,
+    };
+    let all = sum(reference, Some(kept), |_, _| true);
     let (_, waiting) = *all
         .iter()
         .find(|(name, _)| *name == "unpriced_lines")
@@ -440,12 +477,14 @@ async fn compare(ledger: &impl Ledger, reference: &Reference) {
     assert_eq!(listed, waiting);
 }
 
-/// Who folds the log, a few positions at a time, arrives at what stands.
+/// Who folds the log, a few positions at a time, arrives at what stands; from where it begins since
+/// the last purge, at what was recorded from there on.
 async fn follow(ledger: &impl Ledger, reference: &Reference) {
     let owner = tenant("a");
+    let start = ledger.log_start(&owner).await.unwrap();
     let last = ledger.last_position().await.unwrap();
     let mut folded: BTreeMap<String, Recorded> = BTreeMap::new();
-    let mut after = 0;
+    let mut after = start;
     while after < last {
         let page = ledger.log(&owner, after, 7).await.unwrap();
         assert!(page.through > after, "the log stands still at {after}");
@@ -455,22 +494,27 @@ async fn follow(ledger: &impl Ledger, reference: &Reference) {
                 Change::Recorded(event) => event,
                 Change::Voided(event) => {
                     assert!(event.voided.is_some());
-                    assert_eq!(event.quotes, folded[&event.event.event_id].quotes);
+                    let before = folded.get(&event.event.event_id);
+                    assert!(before.map_or(start > 0, |one| one.quotes == event.quotes));
                     event
                 }
                 Change::Repriced {
                     event, previous, ..
                 } => {
-                    assert_eq!(*previous, folded[&event.event.event_id].quotes);
+                    let before = folded.get(&event.event.event_id);
+                    assert!(before.map_or(start > 0, |one| one.quotes == *previous));
                     event
                 }
             };
             folded.insert(event.event.event_id.clone(), event.clone());
         }
     }
-    assert_eq!(folded.len(), reference.len());
-    for (id, standing) in reference {
-        let event = &folded[id];
+    if start == 0 {
+        assert_eq!(folded.len(), reference.len());
+    }
+    for (id, event) in &folded {
+        let standing = &reference[id];
+        assert!(standing.time >= reference.sealed_before);
         assert_eq!(event.event, standing.event);
         assert_eq!(event.quotes, standing.quotes);
         assert_eq!(event.voided, standing.voided);

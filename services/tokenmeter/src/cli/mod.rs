@@ -7,7 +7,9 @@ mod events;
 mod export;
 mod files;
 mod import;
+mod jobs;
 mod json;
+mod migrate;
 mod normalize;
 mod prices;
 mod render;
@@ -16,6 +18,7 @@ mod rows;
 mod status;
 mod time;
 mod top;
+mod upkeep;
 mod usage;
 mod watch;
 
@@ -60,6 +63,10 @@ enum Command {
     /// Print or check the server's configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Bring the ledger to the newest schema; needs no server.
+    ///
+    /// Example: tokenmeter migrate --dry-run
+    Migrate(migrate::MigrateArgs),
     /// Record usage from files.
     #[command(subcommand)]
     Import(import::ImportCommand),
@@ -83,6 +90,22 @@ enum Command {
     ///
     /// Example: tokenmeter reprice --provider openai --from 2026-07-01
     Reprice(corrections::RepriceArgs),
+    /// Hold totals against the events that they are sums of; exit code 1 if any drift stays.
+    ///
+    /// Example: tokenmeter reconcile --fix
+    Reconcile(upkeep::ReconcileArgs),
+    /// Drop events older than retention, as the daily job does; no total changes.
+    ///
+    /// Example: tokenmeter purge --before 2026-05-01 --dry-run
+    Purge(upkeep::PurgeArgs),
+    /// Close a month of every user with usage in it, as the monthly job does.
+    ///
+    /// Example: tokenmeter rollover --period 2026-07 --dry-run
+    Rollover(jobs::RolloverArgs),
+    /// The periodic jobs: how each ran last, and when it runs next.
+    ///
+    /// Example: tokenmeter jobs --output json
+    Jobs,
     /// Totals of a user, a session, or all models.
     #[command(subcommand)]
     Usage(usage::UsageCommand),
@@ -130,12 +153,17 @@ async fn dispatch(cli: Cli) -> Result<(), Error> {
     match command {
         Command::Serve(args) => server::serve(args).await.map_err(Error::other),
         Command::Config(command) => config::run(command).map_err(Error::other),
+        Command::Migrate(args) => migrate::run(args, output).await,
         Command::Import(command) => import::run(command, &client, output).await,
         Command::Export(args) => export::run(&args, &client, output).await,
         Command::Watch(args) => watch::run(*args, &client, output).await,
         Command::Top(args) => top::run(args, &client, output).await,
         Command::Void(args) => corrections::void(args, &client, output).await,
         Command::Reprice(args) => corrections::reprice(args, &client, output).await,
+        Command::Reconcile(args) => upkeep::reconcile(args, &client, output).await,
+        Command::Purge(args) => upkeep::purge(args, &client, output).await,
+        Command::Rollover(args) => jobs::rollover(args, &client, output).await,
+        Command::Jobs => jobs::list(&client, output).await,
         Command::Usage(command) => usage::run(command, &client, output).await,
         Command::Events(command) => events::run(command, &client, output).await,
         Command::Prices(command) => prices::run(command, &client, output).await,
@@ -191,6 +219,7 @@ mod tests {
             "tokenmeter serve",
             "tokenmeter config print",
             "tokenmeter config check",
+            "tokenmeter migrate --dry-run --ledger sqlite:t.db --output json",
             "tokenmeter --server h:1 import provider-jsonl f --user u --label a=b --label c=d",
             "tokenmeter import provider-jsonl f --server h:1 --report json --strict --restart",
             "tokenmeter import events-jsonl f.gz --team t --strict",
@@ -210,6 +239,10 @@ mod tests {
             "tokenmeter void e --reason r --request-id i",
             "tokenmeter reprice --from 2026-01-01 --provider p --model m --include-priced --dry-run",
             "tokenmeter reprice --yes --request-id i",
+            "tokenmeter reconcile --fix --user u --request-id i --output json",
+            "tokenmeter purge --before 2026-05-01 --dry-run",
+            "tokenmeter rollover --period 2026-07 --dry-run --request-id i",
+            "tokenmeter jobs",
             "tokenmeter events list --user u --session s --model m --limit 3",
             "tokenmeter prices list --provider p --all-versions",
             "tokenmeter prices import f --dry-run --provider p --provider q --problems",
@@ -234,6 +267,7 @@ mod tests {
             "tokenmeter import provider-jsonl f --time yesterday",
             "tokenmeter void e",
             "tokenmeter reprice --dry-run --yes",
+            "tokenmeter purge --before yesterday",
             "tokenmeter watch --type nothing",
             "tokenmeter watch --count 0",
             "tokenmeter watch --resume T --token-file f",

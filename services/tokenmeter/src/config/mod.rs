@@ -5,10 +5,10 @@ mod parse;
 mod source;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tokenmeter_model::zone::Zone;
+use tokenmeter_store::address::Address;
 
 pub(crate) use source::{Raw, ServeArgs};
 
@@ -41,7 +41,53 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting(
         "ledger",
         "sqlite:data/tokenmeter.db",
-        "Where every event and total is kept: sqlite:PATH (postgres: comes with a later version)",
+        "Where every event and total is kept: sqlite:PATH for one node, or \
+         postgres://USER:PASSWORD@HOST/DATABASE?sslmode=verify-full for many; a URL with a password \
+         is better given by environment or file than by flag, which others on the machine can read",
+    ),
+    setting(
+        "ledger_replica",
+        "",
+        "PostgreSQL URL of a read replica that answers analytics; empty asks the ledger itself",
+    ),
+    setting(
+        "ledger_writers",
+        "2",
+        "Connections that write to a PostgreSQL ledger, 1 to 16",
+    ),
+    setting(
+        "ledger_readers",
+        "20",
+        "Connections that read from a PostgreSQL ledger, at most, 1 to 1000",
+    ),
+    setting(
+        "ledger_group_events",
+        "1000",
+        "Events that one transaction of a PostgreSQL ledger takes, at most, 1 to 1000",
+    ),
+    setting(
+        "ledger_queue_events",
+        "16384",
+        "Events that may wait for a PostgreSQL ledger, 1000 to 1000000; more are refused with \
+         OVERLOADED",
+    ),
+    setting(
+        "ledger_unsafe_durability",
+        "false",
+        "true takes a PostgreSQL ledger with fsync, full_page_writes or synchronous_commit off, \
+         which can lose what was acknowledged",
+    ),
+    setting(
+        "migrate_on_start",
+        "true",
+        "true brings the ledger to the newest schema at the start; false refuses to start on one \
+         that is behind, and tokenmeter migrate is run before",
+    ),
+    setting(
+        "retention_days",
+        "90",
+        "Days that events are kept before their sums are sealed and they are dropped, 0 to 36500; \
+         0 keeps them for ever",
     ),
     setting(
         "counters",
@@ -55,8 +101,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     setting(
         "roles",
-        "metering,analytics,admin",
-        "What this process serves: a comma list of metering, analytics, admin",
+        "metering,analytics,admin,jobs",
+        "What this process does: a comma list of metering, analytics, admin, and jobs (periodic \
+         work)",
     ),
     setting(
         "time_zone",
@@ -94,6 +141,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How long a shutdown waits for open calls, in milliseconds, 0 to 600000",
     ),
     setting(
+        "shutdown_delay_ms",
+        "0",
+        "How long a shutdown goes on as before once health says NOT_SERVING, so that load balancers \
+         notice, in milliseconds, 0 to 600000; the grace follows it",
+    ),
+    setting(
         "log",
         "info",
         "What is logged: error, warn, info, debug, trace, or a filter such as tokenmeter=debug,warn",
@@ -122,16 +175,19 @@ pub(crate) enum ServeRole {
     Metering,
     Analytics,
     Admin,
+    /// Periodic work; it has no service of its own.
+    Jobs,
 }
 
 impl ServeRole {
-    pub(crate) const ALL: [Self; 3] = [Self::Metering, Self::Analytics, Self::Admin];
+    pub(crate) const ALL: [Self; 4] = [Self::Metering, Self::Analytics, Self::Admin, Self::Jobs];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Metering => "metering",
             Self::Analytics => "analytics",
             Self::Admin => "admin",
+            Self::Jobs => "jobs",
         }
     }
 }
@@ -143,11 +199,27 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// How a PostgreSQL ledger is used.
+#[derive(Debug, Clone)]
+pub(crate) struct Pool {
+    pub(crate) replica: Option<Address>,
+    pub(crate) writers: u32,
+    pub(crate) readers: u32,
+    pub(crate) group_events: usize,
+    pub(crate) queue_events: usize,
+    pub(crate) unsafe_durability: bool,
+}
+
 /// The configuration, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
-    pub(crate) ledger: PathBuf,
+    pub(crate) ledger: Address,
+    /// Of a PostgreSQL ledger only.
+    pub(crate) pool: Pool,
+    pub(crate) migrate_on_start: bool,
+    /// Whole days that events are kept; none keeps them for ever.
+    pub(crate) retention_days: Option<u32>,
     pub(crate) roles: Vec<ServeRole>,
     pub(crate) zone: Zone,
     pub(crate) max_message_bytes: usize,
@@ -155,6 +227,7 @@ pub(crate) struct Config {
     pub(crate) max_streams_per_connection: u32,
     pub(crate) max_open_streams: usize,
     pub(crate) request_timeout: Duration,
+    pub(crate) shutdown_delay: Duration,
     pub(crate) shutdown_grace: Duration,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,

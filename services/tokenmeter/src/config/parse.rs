@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use tokenmeter_model::zone::Zone;
-use tokenmeter_store::sqlite;
+use tokenmeter_store::address::{Address, redacted};
 
-use super::{Config, LogFormat, Raw, ServeRole};
+use super::{Config, LogFormat, Pool, Raw, ServeRole};
 
 /// Reads settings and gathers what is wrong with them.
 struct Reader<'a> {
@@ -19,6 +20,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn error(&mut self, key: &str, why: &str) {
         let (value, from) = self.raw.get(key);
+        let value = redacted(value);
         self.errors
             .push(format!("{key}: '{value}' (from {from}) {why}"));
     }
@@ -51,6 +53,12 @@ impl Reader<'_> {
                 .ok_or_else(|| format!("must be a whole number from {low} to {high}"))
         })
     }
+
+    fn flag(&mut self, key: &str) -> bool {
+        self.value(key, false, |text| {
+            text.parse().map_err(|_| "must be true or false".to_owned())
+        })
+    }
 }
 
 impl Config {
@@ -68,7 +76,11 @@ impl Config {
         memory_only(&mut from, "feed");
         let config = Self {
             listen,
-            ledger: from.value("ledger", Default::default(), ledger),
+            ledger: from.value("ledger", Address::Sqlite(PathBuf::new()), Address::parse),
+            pool: pool(&mut from),
+            migrate_on_start: from.flag("migrate_on_start"),
+            retention_days: Some(from.number("retention_days", 0..=36_500))
+                .filter(|days| *days > 0),
             roles: from.value("roles", Vec::new(), roles),
             zone: from.value("time_zone", Zone::utc(), |name| {
                 Zone::named(name).map_err(|error| format!("is wrong: {error}"))
@@ -80,6 +92,7 @@ impl Config {
             request_timeout: Duration::from_millis(
                 from.number("request_timeout_ms", 1..=3_600_000),
             ),
+            shutdown_delay: Duration::from_millis(from.number("shutdown_delay_ms", 0..=600_000)),
             shutdown_grace: Duration::from_millis(from.number("shutdown_grace_ms", 0..=600_000)),
             log: from.value("log", String::new(), |filter| {
                 filter
@@ -115,9 +128,7 @@ impl Config {
 
 /// The address; other than loopback only with the flag that says what it means (R53).
 fn listen(from: &mut Reader<'_>) -> SocketAddr {
-    let anonymous = from.value("insecure_anonymous", false, |text| {
-        text.parse().map_err(|_| "must be true or false".to_owned())
-    });
+    let anonymous = from.flag("insecure_anonymous");
     let fallback = SocketAddr::from(([127, 0, 0, 1], 0));
     let listen = from.value("listen", fallback, |text| {
         text.parse()
@@ -143,11 +154,21 @@ fn memory_only(from: &mut Reader<'_>, key: &str) {
     });
 }
 
-fn ledger(url: &str) -> Result<std::path::PathBuf, String> {
-    if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-        return Err("comes with a later version; use sqlite:PATH".into());
+fn pool(from: &mut Reader<'_>) -> Pool {
+    Pool {
+        replica: from.value("ledger_replica", None, |url| match url {
+            "" => Ok(None),
+            url => match Address::parse(url)? {
+                Address::Sqlite(_) => Err("must be postgres://USER@HOST/DATABASE, or empty".into()),
+                replica => Ok(Some(replica)),
+            },
+        }),
+        writers: from.number("ledger_writers", 1..=16),
+        readers: from.number("ledger_readers", 1..=1_000),
+        group_events: from.number("ledger_group_events", 1..=1_000),
+        queue_events: from.number("ledger_queue_events", 1_000..=1_000_000),
+        unsafe_durability: from.flag("ledger_unsafe_durability"),
     }
-    sqlite::path_of_url(url).ok_or_else(|| "must be sqlite:PATH, a file that is kept".into())
 }
 
 /// An endpoint that the exporter takes, with a host to send to.
@@ -174,7 +195,7 @@ fn roles(list: &str) -> Result<Vec<ServeRole>, String> {
                 .find(|role| role.as_str() == name.trim())
         })
         .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| "must be a comma list of metering, analytics, admin".into())
+        .ok_or_else(|| "must be a comma list of metering, analytics, admin, jobs".into())
 }
 
 #[cfg(test)]
@@ -196,13 +217,46 @@ mod tests {
         let config = read(&[]).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:50051");
         assert_eq!(config.roles, ServeRole::ALL);
+        assert_eq!(config.ledger.to_string(), "data/tokenmeter.db");
+        assert!(config.migrate_on_start && !config.pool.unsafe_durability);
+        assert_eq!(config.retention_days, Some(90));
+    }
+
+    #[test]
+    fn a_postgres_ledger_is_read_and_its_password_is_never_told() {
+        let url = "postgres://u:geheim@db.example/t?sslmode=require";
+        let flags = [
+            ("ledger", url),
+            ("ledger_replica", url),
+            ("retention_days", "0"),
+        ];
+        let config = read(&flags).unwrap();
+        assert_eq!(config.ledger, Address::Postgres(url.into()));
+        assert_eq!(config.retention_days, None);
+        assert!(!format!("{config:?}").contains("geheim"));
+        for key in ["ledger", "ledger_replica", "counters", "feed", "listen"] {
+            let errors = read(&[(key, "postgres://u:geheim@h:x/t")]).unwrap_err();
+            assert!(!errors.join("").contains("geheim"), "{errors:?}");
+            assert!(errors[0].contains("u:***@h"), "{errors:?}");
+        }
+        let errors = read(&[("ledger_replica", "sqlite:t.db")]).unwrap_err();
+        assert!(errors[0].contains("must be postgres://"), "{errors:?}");
     }
 
     #[test]
     fn every_error_is_told_at_once() {
         let errors = read(&[
             ("listen", "nowhere"),
-            ("ledger", "postgres://x"),
+            ("ledger", "mysql://x"),
+            ("ledger_replica", "sqlite:x"),
+            ("ledger_writers", "17"),
+            ("ledger_readers", "0"),
+            ("ledger_group_events", "1001"),
+            ("ledger_queue_events", "999"),
+            ("ledger_unsafe_durability", "yes"),
+            ("migrate_on_start", "1"),
+            ("retention_days", "-1"),
+            ("shutdown_delay_ms", "soon"),
             ("counters", "redis://x"),
             ("feed", "kafka:"),
             ("roles", "metering,cook"),
@@ -215,7 +269,7 @@ mod tests {
             ("otlp_endpoint", "here"),
         ])
         .unwrap_err();
-        assert_eq!(errors.len(), 12, "{errors:#?}");
+        assert_eq!(errors.len(), 21, "{errors:#?}");
         assert!(
             errors.iter().all(|error| error.contains("(from --")),
             "{errors:#?}"

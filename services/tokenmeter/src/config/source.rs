@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Args, FromArgMatches};
 
+use tokenmeter_store::address::redacted;
+
 use super::{SETTINGS, Setting};
 
 /// Prefix of every environment variable.
@@ -135,7 +137,8 @@ impl Raw {
             .map_or(("", "default"), |(value, from)| (value, from))
     }
 
-    /// The values as a commented file that reads back to the same.
+    /// The values as a commented file that reads back to the same, passwords aside: they are left
+    /// out.
     pub(crate) fn to_file(&self) -> String {
         let mut text = String::from(
             "# Settings of tokenmeter. Flags come before environment variables before this file.\n",
@@ -149,7 +152,7 @@ impl Raw {
                 key.replace('_', "-"),
                 variable(key),
                 quoted(default),
-                quoted(value)
+                quoted(&redacted(value))
             );
         }
         text
@@ -235,6 +238,15 @@ mod tests {
         for setting in SETTINGS {
             assert_eq!(again.get(setting.key).0, raw.get(setting.key).0);
         }
+    }
+
+    #[test]
+    fn a_password_is_not_printed() {
+        let url = "postgres://u:geheim@h/t";
+        let raw = Raw::gather(&args(&[("ledger", url)], None), |_| None);
+        let file = raw.to_file();
+        assert!(file.contains("postgres://u:***@h/t"), "{file}");
+        assert!(!file.contains("geheim"), "{file}");
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub(super) fn install() -> Result<PrometheusHandle, String> {
         .map_err(|error| failed(&error))?;
     tokenmeter_store::metrics::describe();
     tokenmeter_metering::metrics::describe();
+    super::jobs::describe();
     describe_counter!(RPCS, Unit::Count, "Calls that ended, by final code");
     describe_gauge!(RPCS_IN_FLIGHT, Unit::Count, "Calls that have not ended");
     describe_histogram!(
@@ -87,8 +88,8 @@ pub(super) fn shipped(prices: usize) {
 pub(super) struct Source {
     pub(super) gathered: PrometheusHandle,
     pub(super) ledger: Arc<dyn Ledger>,
-    /// The ledger's file.
-    pub(super) file: PathBuf,
+    /// The ledger's file, if it is one.
+    pub(super) file: Option<PathBuf>,
 }
 
 impl Source {
@@ -109,18 +110,20 @@ impl Source {
                 version,
             );
         }
-        let mut log = self.file.clone().into_os_string();
-        log.push("-wal");
-        page.file_size(
-            "tokenmeter_ledger_database_bytes",
-            "Size of the ledger's database file",
-            &self.file,
-        );
-        page.file_size(
-            "tokenmeter_ledger_wal_bytes",
-            "Size of the ledger's write-ahead log",
-            Path::new(&log),
-        );
+        if let Some(file) = &self.file {
+            let mut log = file.clone().into_os_string();
+            log.push("-wal");
+            page.file_size(
+                "tokenmeter_ledger_database_bytes",
+                "Size of the ledger's database file",
+                file,
+            );
+            page.file_size(
+                "tokenmeter_ledger_wal_bytes",
+                "Size of the ledger's write-ahead log",
+                Path::new(&log),
+            );
+        }
         process::add(&mut page);
         page.0
     }

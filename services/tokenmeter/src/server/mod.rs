@@ -3,25 +3,35 @@
 mod call;
 mod guard;
 mod health;
+mod jobs;
+pub(crate) mod ledger;
 mod metrics;
 mod page;
 mod process;
 mod telemetry;
+mod waiting;
 mod wiring;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokenmeter_store::address::Address;
+use tokenmeter_store::ledger::Ledger;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
-use crate::config::{Config, Raw, ServeArgs};
+use crate::config::{Config, Raw, ServeArgs, ServeRole};
+
+/// How long the ledger may take to write what it accepted, whatever is left of the grace period.
+const FLUSH_AT_LEAST: Duration = Duration::from_secs(5);
 
 /// Serves until told to stop, then drains.
 ///
@@ -71,7 +81,10 @@ impl Scrapes {
         let source = metrics::Source {
             gathered: self.gathered,
             ledger: Arc::clone(&node.ledger),
-            file: config.ledger.clone(),
+            file: match &config.ledger {
+                Address::Sqlite(path) => Some(path.clone()),
+                Address::Postgres(_) => None,
+            },
         };
         tasks.spawn(page::serve(self.listener, source));
         tasks
@@ -100,12 +113,26 @@ async fn run(
     let address = listener
         .local_addr()
         .map_err(|error| format!("listen: {error}"))?;
+    let mut stop = std::pin::pin!(stop);
+    let Some(listener) = waiting::for_ledger(&config, listener, stop.as_mut()).await? else {
+        return Ok(());
+    };
     let draining = CancellationToken::new();
     let node = wiring::build(&config, draining.clone()).await?;
     let page = scrapes.as_ref().map(|scrapes| scrapes.address);
     // Scrapes are answered to the end of the drain.
     let scrapes = scrapes.map(|scrapes| scrapes.serve(&config, &node));
     println!("{}", greeting(&config, address, page));
+    tracing::info!(
+        roles = ?config.roles,
+        retention_days = config.retention_days,
+        "serving"
+    );
+
+    let jobs = config.roles.contains(&ServeRole::Jobs).then(|| {
+        let stop = draining.child_token();
+        jobs::start(&config, &node.ledger, wiring::node_id(), stop)
+    });
 
     let (told, drain) = oneshot::channel::<()>();
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -113,36 +140,62 @@ async fn run(
         let _ = drain.await;
     });
     let mut serving = std::pin::pin!(serving);
+    let mut health = node.health;
     let ended = tokio::select! {
         ended = &mut serving => Some(ended),
-        () = stop => None,
+        () = async {
+            stop.await;
+            tracing::info!(delay = ?config.shutdown_delay, "not ready any more");
+            health.stop().await;
+            // Calls are answered as before until those who look at health have seen it.
+            tokio::time::sleep(config.shutdown_delay).await;
+        } => None,
     };
+    let deadline = Instant::now() + config.shutdown_grace;
     let ended = match ended {
         Some(ended) => ended,
         None => {
             tracing::info!(grace = ?config.shutdown_grace, "draining");
             draining.cancel();
-            node.health.stop().await;
             let _ = told.send(());
             let watches_end = async {
                 node.guard.drained().await;
-                node.health.end().await;
+                health.end().await;
             };
             let drained = async { tokio::join!(serving, watches_end).0 };
-            match tokio::time::timeout(config.shutdown_grace, drained).await {
-                Ok(ended) => ended,
-                Err(_) => {
-                    tracing::warn!("the grace period ended with calls still open");
-                    Ok(())
-                }
-            }
+            let drained = tokio::time::timeout_at(deadline, drained).await;
+            drained.unwrap_or_else(|_| {
+                tracing::warn!("the grace period ended with calls still open");
+                Ok(())
+            })
         }
     };
-    // Everything that was accepted is on disk before the process ends.
     drop(scrapes);
-    node.ledger.close().await;
+    if let Some(jobs) = jobs {
+        // Also where serving ended by itself.
+        draining.cancel();
+        // They break off what they do, and give their leases back.
+        if tokio::time::timeout_at(deadline, jobs).await.is_err() {
+            tracing::warn!("the grace period ended before the jobs");
+        }
+    }
+    close(&*node.ledger, deadline).await;
     tracing::info!("stopped");
     ended.map_err(|error| format!("serving: {error}"))
+}
+
+/// Everything that was accepted is on disk before the process ends. What a ledger that does not
+/// answer could not take was never acknowledged, and is not waited for without end.
+async fn close(ledger: &dyn Ledger, deadline: Instant) {
+    let deadline = deadline.max(Instant::now() + FLUSH_AT_LEAST);
+    if tokio::time::timeout_at(deadline, ledger.close())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "the ledger did not close in time; what it did not take was not acknowledged"
+        );
+    }
 }
 
 /// The first line: where, how open, and what to try next.
@@ -158,6 +211,6 @@ fn greeting(config: &Config, address: SocketAddr, page: Option<SocketAddr>) -> S
         "tokenmeter {} listening on {address} ({who}), ledger {}{page}; try next: \
          grpcurl -plaintext {address} list",
         env!("CARGO_PKG_VERSION"),
-        config.ledger.display()
+        config.ledger
     )
 }

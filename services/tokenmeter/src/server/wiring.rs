@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokenmeter_admin::{PriceAdmin, Probe, RepriceAdmin, StatusAdmin};
+use tokenmeter_admin::{
+    JobAdmin, PriceAdmin, Probe, ReconcileAdmin, RepriceAdmin, RetentionAdmin, RolloverAdmin,
+    StatusAdmin, Upkeep,
+};
 use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
 use tokenmeter_api::streams::Streams;
@@ -15,9 +18,8 @@ use tokenmeter_metering::stream::{Rules, UNREAD_LIMIT};
 use tokenmeter_metering::{Metering, StreamSettings};
 use tokenmeter_model::price::shipped;
 use tokenmeter_store::books::Books;
-use tokenmeter_store::clock;
+use tokenmeter_store::clock::{self, Clock};
 use tokenmeter_store::ledger::Ledger;
-use tokenmeter_store::sqlite::Sqlite;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
 use tonic::service::RoutesBuilder;
@@ -27,6 +29,8 @@ use tower::layer::util::{Identity, Stack};
 
 use super::guard::GuardLayer;
 use super::health::{self, Health};
+use super::jobs;
+use super::ledger::{self, LedgerProbe, Opened};
 use crate::config::{Config, ServeRole};
 
 /// Everything outside the network.
@@ -35,8 +39,8 @@ pub(crate) struct Node {
     pub(crate) health: Health,
     pub(crate) guard: GuardLayer,
     pub(crate) ledger: Arc<dyn Ledger>,
-    /// Held as long as the process serves: see [`lock`].
-    pub(crate) _alone: std::fs::File,
+    /// Held as long as the process serves.
+    pub(crate) _alone: Option<std::fs::File>,
 }
 
 /// Opens the ports and puts the services on them.
@@ -44,12 +48,7 @@ pub(crate) struct Node {
 /// # Errors
 /// Why a port could not be opened.
 pub(crate) async fn build(config: &Config, draining: CancellationToken) -> Result<Node, String> {
-    let alone = lock(&config.ledger)?;
-    let ledger: Arc<dyn Ledger> = Arc::new(
-        Sqlite::open(&config.ledger)
-            .await
-            .map_err(|error| format!("ledger: {}: {error}", config.ledger.display()))?,
-    );
+    let Opened { ledger, alone } = ledger::open(config).await?;
     ship_prices(&*ledger).await?;
     let (health, health_server) = health::start(&config.roles, Arc::clone(&ledger)).await;
     let mut routes = RoutesBuilder::default();
@@ -76,27 +75,6 @@ pub(crate) async fn build(config: &Config, draining: CancellationToken) -> Resul
         ledger,
         _alone: alone,
     })
-}
-
-/// Makes sure that no other process serves this file. Counters and feed are in memory, so a second
-/// node would not know of the first one's. The system lets go of the lock however the process ends.
-fn lock(ledger: &std::path::Path) -> Result<std::fs::File, String> {
-    let told = |error: std::io::Error| format!("ledger: {}: {error}", ledger.display());
-    let mut path = ledger.as_os_str().to_owned();
-    path.push(".lock");
-    if let Some(folder) = ledger.parent() {
-        std::fs::create_dir_all(folder).map_err(told)?;
-    }
-    let file = std::fs::File::create(&path).map_err(told)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(format!(
-            "ledger: {} is served by another process; sqlite: and memory: are for one node, give \
-             this one a file of its own",
-            ledger.display()
-        )),
-        Err(std::fs::TryLockError::Error(error)) => Err(told(error)),
-    }
 }
 
 /// The prices that ship with this version; those that stand already keep their versions.
@@ -188,7 +166,10 @@ fn add_services(
                     PriceAdmin::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
                 let status = StatusAdmin::new(
                     vec![
-                        Box::new(LedgerProbe(Arc::clone(ledger))),
+                        Box::new(LedgerProbe {
+                            ledger: Arc::clone(ledger),
+                            backend: config.ledger.backend(),
+                        }),
                         Box::new(InMemory("counters")),
                         Box::new(InMemory("feed")),
                     ],
@@ -203,35 +184,37 @@ fn add_services(
                 );
                 let reprice =
                     RepriceAdmin::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
+                let upkeep = upkeep(config, ledger, &clock);
                 let timeout = config.request_timeout;
-                let grpc = tokenmeter_admin::Grpc::new(prices, reprice, status, timeout);
+                let grpc = tokenmeter_admin::Grpc::new(prices, reprice, status, upkeep, timeout);
                 routes.add_service(tuned!(AdminServiceServer::new(grpc), config));
             }
+            // Periodic work answers no calls.
+            ServeRole::Jobs => {}
         }
     }
 }
 
-/// The host's name where it has one, and the process.
-fn node_id() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{}/{}", host.trim(), std::process::id())
+/// What keeps the ledger in order, by request.
+fn upkeep(config: &Config, ledger: &Arc<dyn Ledger>, clock: &Clock) -> Upkeep {
+    let (zone, clock) = (&config.zone, || Arc::clone(clock));
+    let plans = jobs::tasks(config, ledger)
+        .iter()
+        .map(|task| task.plan)
+        .collect();
+    let days = config.retention_days;
+    Upkeep {
+        rollover: RolloverAdmin::new(Arc::clone(ledger), clock(), zone.clone()),
+        retention: RetentionAdmin::new(Arc::clone(ledger), clock(), zone.clone(), days),
+        reconcile: ReconcileAdmin::new(Arc::clone(ledger), clock()),
+        jobs: JobAdmin::new(Arc::clone(ledger), clock(), zone.clone(), plans),
+    }
 }
 
-struct LedgerProbe(Arc<dyn Ledger>);
-
-#[async_trait]
-impl Probe for LedgerProbe {
-    fn name(&self) -> &'static str {
-        "ledger"
-    }
-
-    fn backend(&self) -> &'static str {
-        "sqlite"
-    }
-
-    async fn check(&self) -> Result<(), String> {
-        self.0.check().await.map_err(|error| error.to_string())
-    }
+/// The host's name where it has one, and the process.
+pub(super) fn node_id() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}/{}", host.trim(), std::process::id())
 }
 
 /// A port that lives in this process: it works as long as anything does.

@@ -1,6 +1,6 @@
 -- The server was started, or another one took its place, perhaps without the last transactions of the
--- one before: their ids are given out again. Base goes up by more than could be missing, so that no
--- position comes twice.
+-- one before: their ids are given out again. Base goes up by more than a standby could be missing, so
+-- that their positions are not.
 WITH raised AS (
     UPDATE ledger_state SET base = base + $2 WHERE id = 1
 )

@@ -24,7 +24,8 @@ WITH seen AS MATERIALIZED (
     LIMIT 1
 ), edge AS MATERIALIZED (
     SELECT base + (coalesce((SELECT transaction FROM held),
-                            pg_snapshot_xmax(snapshot)::TEXT::BIGINT) << 15) AS position
+                            pg_snapshot_xmax(snapshot)::TEXT::BIGINT) << 15) AS position,
+           base + (pg_snapshot_xmax(snapshot)::TEXT::BIGINT << 15) AS "end"
     FROM ledger_state, seen
     WHERE id = 1
 ), fresh AS (
@@ -37,7 +38,8 @@ SELECT (SELECT transaction FROM held) AS transaction,
        (SELECT pid FROM held) AS pid,
        coalesce((SELECT max(last_position) FROM commits
                  WHERE last_position < (SELECT position FROM edge)), 0) AS committed,
-       EXISTS (SELECT FROM commits
-               WHERE last_position >= (SELECT position FROM edge)) AS waiting,
+       coalesce((SELECT max(last_position) FROM commits)
+                >= (SELECT position FROM edge), FALSE) AS waiting,
+       (SELECT "end" FROM edge) AS "end",
        (SELECT count(*) FROM fresh) AS commits,
        ARRAY (SELECT DISTINCT tenant_id FROM fresh) AS tenants

@@ -2,6 +2,7 @@
 //! shares no code with the ledger's own sums.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 
 use tokenmeter_model::counts::Line;
 use tokenmeter_model::event::{Event, Status};
@@ -9,8 +10,34 @@ use tokenmeter_model::price::Quote;
 use tokenmeter_model::totals::Totals;
 use tokenmeter_store::ledger::{Range, Voided};
 
-/// The reference: every accepted event once.
-pub(super) type Reference = BTreeMap<String, Standing>;
+/// The reference: every accepted event once, those that were dropped, too.
+#[derive(Debug, Default)]
+pub(super) struct Reference {
+    events: BTreeMap<String, Standing>,
+    /// What is charged before this is not accepted and not listed any more.
+    pub(super) sealed_before: i64,
+}
+
+impl Reference {
+    /// The events that are listed.
+    pub(super) fn kept(&self) -> impl Iterator<Item = &Standing> {
+        self.values().filter(|one| one.time >= self.sealed_before)
+    }
+}
+
+impl Deref for Reference {
+    type Target = BTreeMap<String, Standing>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.events
+    }
+}
+
+impl DerefMut for Reference {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.events
+    }
+}
 
 /// An event with its quotes as they were first and as they are today.
 #[derive(Debug)]

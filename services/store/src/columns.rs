@@ -1,13 +1,24 @@
-//! `usage_lines` as rows: how an event is written. How it is read back is `rows/events.rs`.
+//! The columns of `usage_lines` and what an event writes to each, whatever the backend.
 
 use tokenmeter_model::counts::{CacheWrites, TokenCounts};
 use tokenmeter_model::event::Event;
 
-use super::insert::Row;
 use crate::ledger::Submission;
 
+/// The values of one row, in the order of its columns.
+pub(crate) trait Values {
+    /// The next column, a number.
+    fn number(&mut self, value: Option<i64>) -> &mut Self;
+    /// The next column, a flag.
+    fn flag(&mut self, value: Option<bool>) -> &mut Self;
+    /// The next column, a text.
+    fn text(&mut self, value: &str) -> &mut Self;
+    /// The next column, JSON or nothing.
+    fn json(&mut self, value: Option<String>) -> &mut Self;
+}
+
 /// Columns of `usage_lines` in the order that [`bind`] writes them.
-pub(super) const COLUMNS: &[&str] = &[
+pub(crate) const COLUMNS: &[&str] = &[
     "position",
     "tenant_id",
     "event_id",
@@ -62,14 +73,14 @@ pub(super) const COLUMNS: &[&str] = &[
 ];
 
 /// One row to write: line `index` of a submission.
-pub(super) struct NewLine<'a> {
-    pub(super) position: i64,
-    pub(super) index: usize,
-    pub(super) submission: &'a Submission,
+pub(crate) struct NewLine<'a> {
+    pub(crate) position: i64,
+    pub(crate) index: usize,
+    pub(crate) submission: &'a Submission,
 }
 
 /// Writes one line in the order of [`COLUMNS`].
-pub(super) fn bind(new: &NewLine<'_>, row: &mut Row) {
+pub(crate) fn bind(new: &NewLine<'_>, row: &mut impl Values) {
     let Submission {
         tenant,
         event,
@@ -81,37 +92,39 @@ pub(super) fn bind(new: &NewLine<'_>, row: &mut Row) {
     let line = &event.lines[new.index];
     let quote = quotes.get(new.index).copied().flatten();
     let first = new.index == 0;
-    row.push(new.position)
+    row.number(Some(new.position))
         .text(tenant.as_str())
         .text(&event.event_id)
-        .push(small(new.index))
-        .push(small(event.lines.len()))
+        .number(Some(small(new.index)))
+        .number(Some(small(event.lines.len())))
         .text("usage")
         .text(&event.user_id)
         .text(&event.team_id)
         .text(&event.session_id)
-        .push(event.turn)
+        .number(event.turn)
         .text(&event.provider)
         .text(&line.model)
-        .push(event.request_time_us)
-        .push(*charge_time_us)
-        .push(*recorded_at_us)
-        .push(i64::from(first))
-        .push(i64::from(quote.is_none()));
+        .number(event.request_time_us)
+        .number(Some(*charge_time_us))
+        .number(Some(*recorded_at_us))
+        .number(Some(i64::from(first)))
+        .number(Some(i64::from(quote.is_none())));
     bind_counts(&line.counts, row);
-    row.push(json_unless(
+    row.json(json_unless(
         &line.tool_requests,
         line.tool_requests.is_empty(),
     ))
-    .push(quote.map_or(0, |quote| quote.cost_nano_usd))
-    .push(quote.map_or(0, |quote| quote.cache_saving_nano_usd))
-    .push(quote.map_or(0, |quote| quote.cache_write_extra_nano_usd))
-    .push(quote.map(|quote| quote.price_version))
+    .number(Some(quote.map_or(0, |quote| quote.cost_nano_usd)))
+    .number(Some(quote.map_or(0, |quote| quote.cache_saving_nano_usd)))
+    .number(Some(
+        quote.map_or(0, |quote| quote.cache_write_extra_nano_usd),
+    ))
+    .number(quote.map(|quote| quote.price_version))
     .text(event.status.as_str());
     bind_facts(event, row);
 }
 
-fn bind_counts(counts: &TokenCounts, row: &mut Row) {
+fn bind_counts(counts: &TokenCounts, row: &mut impl Values) {
     let CacheWrites {
         ttl_5m,
         ttl_30m,
@@ -136,28 +149,28 @@ fn bind_counts(counts: &TokenCounts, row: &mut Row) {
         counts.output_audio,
         counts.output_image,
     ] {
-        row.push(count);
+        row.number(Some(count));
     }
 }
 
-fn bind_facts(event: &Event, row: &mut Row) {
-    row.push(event.latency_ms)
-        .push(event.time_to_first_token_ms)
+fn bind_facts(event: &Event, row: &mut impl Values) {
+    row.number(event.latency_ms)
+        .number(event.time_to_first_token_ms)
         .text(&event.service_tier)
         .text(&event.inference_region)
         .text(&event.stop_reason)
-        .push(event.thinking.map(|thinking| thinking.enabled))
-        .push(event.thinking.and_then(|thinking| thinking.budget_tokens))
-        .push(
+        .flag(event.thinking.map(|thinking| thinking.enabled))
+        .number(event.thinking.and_then(|thinking| thinking.budget_tokens))
+        .json(
             event
                 .message
                 .as_ref()
                 .and_then(|message| serde_json::to_string(message).ok()),
         )
-        .push(event.retrieval.map(|retrieval| retrieval.retrieval_ran))
-        .push(event.retrieval.map(|retrieval| retrieval.cases_retrieved))
-        .push(event.retrieval.and_then(|retrieval| retrieval.succeeded))
-        .push(json_unless(&event.labels, event.labels.is_empty()))
+        .flag(event.retrieval.map(|retrieval| retrieval.retrieval_ran))
+        .number(event.retrieval.map(|retrieval| retrieval.cases_retrieved))
+        .flag(event.retrieval.and_then(|retrieval| retrieval.succeeded))
+        .json(json_unless(&event.labels, event.labels.is_empty()))
         .text(&event.reservation_id);
 }
 

@@ -1,0 +1,205 @@
+//! Purges: what is older than retention is dropped, and no total changes. A run is many steps, each of
+//! which stands by itself, so that a call may stop after any of them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokenmeter_identity::Caller;
+use tokenmeter_model::bounds::{self, Violation};
+use tokenmeter_model::fingerprint::Canonical;
+use tokenmeter_model::totals::Totals;
+use tokenmeter_model::zone::Zone;
+use tokenmeter_store::clock::Clock;
+use tokenmeter_store::ledger::correction::Request;
+use tokenmeter_store::ledger::retention::{Dropped, cut, month_of};
+use tokenmeter_store::ledger::{self, Ledger};
+
+use crate::error::Error;
+
+/// The RPC, as requests are remembered.
+const RPC: &str = "Purge";
+
+/// What to drop.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Purge {
+    /// Names the run, 1 to 255 bytes.
+    pub request_id: String,
+    /// Events charged before this, in microseconds since the Unix epoch; none means as retention says.
+    pub before_us: Option<i64>,
+    /// Whether to change nothing.
+    pub dry_run: bool,
+}
+
+/// What a call dropped of the caller's tenant, or in a dry run would drop.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PurgeReport {
+    /// What was dropped.
+    pub dropped: Dropped,
+    /// The earliest charge time still kept, in microseconds since the Unix epoch.
+    pub oldest_kept_us: Option<i64>,
+    /// Whether nothing is left to drop.
+    pub complete: bool,
+}
+
+/// A report as it is remembered.
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    events: i64,
+    other_rows: i64,
+    sums: Vec<i64>,
+    updated_at_us: i64,
+    oldest_kept_us: Option<i64>,
+}
+
+/// Drops what is older than retention.
+pub struct RetentionAdmin {
+    ledger: Arc<dyn Ledger>,
+    clock: Clock,
+    zone: Zone,
+    retention_days: Option<u32>,
+}
+
+impl RetentionAdmin {
+    /// A service over a ledger that keeps events for so many days, and those of the current month of
+    /// `zone`; none keeps all for ever.
+    pub fn new(
+        ledger: Arc<dyn Ledger>,
+        clock: Clock,
+        zone: Zone,
+        retention_days: Option<u32>,
+    ) -> Self {
+        Self {
+            ledger,
+            clock,
+            zone,
+            retention_days,
+        }
+    }
+
+    /// Drops until nothing is left to drop, or until `budget` has passed; then the same request goes
+    /// on. Whatever the budget, a call does a step. Retention is the ledger's: what is dropped is
+    /// dropped for all its tenants, and reported for the caller's.
+    ///
+    /// # Errors
+    /// Why the run did not begin or go on; steps before stand.
+    pub async fn purge(
+        &self,
+        caller: &Caller,
+        asked: &Purge,
+        budget: Duration,
+    ) -> Result<PurgeReport, Error> {
+        let stop = Instant::now() + budget;
+        let now_us = (self.clock)();
+        let before_us = self.check(asked, now_us)?;
+        let request = Request {
+            tenant: caller.tenant.clone(),
+            request_id: asked.request_id.clone(),
+            rpc: RPC,
+            fingerprint: Canonical::new().optional(asked.before_us).finish(),
+            user_id: caller.user.clone(),
+            at_us: now_us,
+        };
+        if asked.dry_run {
+            return self.dry_run(caller, before_us).await;
+        }
+        let name = &request.request_id;
+        if let Some(before) = self.ledger.remembered(&caller.tenant, name).await? {
+            return match before.is(&request) {
+                true => read(&before.answer),
+                false => Err(Error::RequestConflict(name.clone())),
+            };
+        }
+        let mut report = PurgeReport::default();
+        loop {
+            let step = self.ledger.purge(before_us, false).await?;
+            if let Some(dropped) = step.tenants.get(&caller.tenant) {
+                report.dropped.add(dropped);
+            }
+            report.complete = step.complete;
+            if report.complete || Instant::now() >= stop {
+                break;
+            }
+        }
+        report.oldest_kept_us = self.ledger.oldest_kept(&caller.tenant).await?;
+        if report.complete {
+            let name = request.request_id.clone();
+            let stands = self
+                .ledger
+                .remember(request.clone(), write(&report)?)
+                .await?;
+            if !stands.is(&request) {
+                return Err(Error::RequestConflict(name));
+            }
+        }
+        Ok(report)
+    }
+
+    async fn dry_run(&self, caller: &Caller, before_us: i64) -> Result<PurgeReport, Error> {
+        let mut would = self.ledger.purge(before_us, true).await?;
+        let oldest = self.ledger.oldest_kept(&caller.tenant).await?;
+        Ok(PurgeReport {
+            dropped: would.tenants.remove(&caller.tenant).unwrap_or_default(),
+            oldest_kept_us: oldest,
+            complete: true,
+        })
+    }
+
+    /// Checks the request; answers before when to drop.
+    fn check(&self, asked: &Purge, now_us: i64) -> Result<i64, Error> {
+        let mut out = Vec::new();
+        bounds::required_text("request_id", &asked.request_id, &mut out);
+        let Some(days) = self.retention_days else {
+            let text = "has no bound, because retention_days is 0 and events are kept for ever; set it \
+                        to the days to keep";
+            out.push(Violation::new("before", text));
+            return Err(Error::Invalid(out));
+        };
+        let latest = cut(now_us, days.into(), &self.zone);
+        let before_us = asked.before_us.unwrap_or(latest);
+        if month_of(before_us) > month_of(latest) {
+            let text = format!(
+                "is later than retention allows; send a time not after {}, or leave it away",
+                tokenmeter_api::convert::time::from_micros(latest)
+            );
+            out.push(Violation::new("before", text));
+        }
+        match out.is_empty() {
+            true => Ok(before_us),
+            false => Err(Error::Invalid(out)),
+        }
+    }
+}
+
+fn write(report: &PurgeReport) -> Result<String, Error> {
+    let Dropped {
+        events,
+        other_rows,
+        sealed,
+    } = report.dropped;
+    let answer = Answer {
+        events,
+        other_rows,
+        sums: sealed.sums().to_vec(),
+        updated_at_us: sealed.updated_at_us,
+        oldest_kept_us: report.oldest_kept_us,
+    };
+    serde_json::to_string(&answer).map_err(|error| ledger::Error::Corrupt(error.to_string()).into())
+}
+
+fn read(answer: &str) -> Result<PurgeReport, Error> {
+    let corrupt = |text: String| Error::from(ledger::Error::Corrupt(format!("a purge: {text}")));
+    let answer: Answer =
+        serde_json::from_str(answer).map_err(|error| corrupt(error.to_string()))?;
+    let sums = <[i64; Totals::SUMS.len()]>::try_from(answer.sums)
+        .map_err(|sums| corrupt(format!("{} sums", sums.len())))?;
+    Ok(PurgeReport {
+        dropped: Dropped {
+            events: answer.events,
+            other_rows: answer.other_rows,
+            sealed: Totals::from_sums(sums, answer.updated_at_us),
+        },
+        oldest_kept_us: answer.oldest_kept_us,
+        complete: true,
+    })
+}

@@ -1,0 +1,6 @@
+-- What a purge of everything before $1 would drop, by tenant.
+SELECT tenant_id, {line_sums}, max(recorded_at),
+       count(*) FILTER (WHERE kind = 'usage' AND line = 0)
+FROM usage_lines
+WHERE charge_time < $1
+GROUP BY tenant_id

@@ -308,7 +308,7 @@ impl Runner {
         counter!(RUNS, "job" => job, "outcome" => outcome).increment(1);
         match outcome {
             "succeeded" => {
-                gauge!(LAST_SUCCESS, "job" => job).set((self.clock)() as f64 / 1e6);
+                gauge!(LAST_SUCCESS, "job" => job).set(((self.clock)() / 1_000_000) as f64);
                 tracing::info!(job, period = due.key, detail, "job is done");
             }
             "failed" => tracing::error!(job, detail, failures = failures + 1, "job failed"),

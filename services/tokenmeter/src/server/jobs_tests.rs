@@ -12,10 +12,13 @@ use super::*;
 const AUGUST: i64 = 1_785_542_400_000_000;
 const MINUTE_US: i64 = 60_000_000;
 
+/// Jobs by name, each with the generation of its lease.
+type States = HashMap<String, (JobState, i64)>;
+
 /// Leases by tokio's clock, which tests pause and the runner's clock is too.
 struct Leases {
     began: Instant,
-    jobs: Mutex<HashMap<String, (JobState, i64)>>,
+    jobs: Mutex<States>,
     /// Nobody can reach the ledger.
     down: Mutex<bool>,
 }
@@ -33,7 +36,7 @@ impl Leases {
         AUGUST + i64::try_from(self.began.elapsed().as_micros()).unwrap()
     }
 
-    fn jobs(&self) -> Result<MutexGuard<'_, HashMap<String, (JobState, i64)>>, Error> {
+    fn jobs(&self) -> Result<MutexGuard<'_, States>, Error> {
         match *self.down.lock().unwrap() {
             true => Err(Error::Unavailable("down".into())),
             false => Ok(self.jobs.lock().unwrap()),
@@ -268,11 +271,10 @@ async fn who_lost_the_lease_stops() {
     let one = node("a", &leases, &work);
     minutes(1).await;
     // As if the node had slept: another took the lease, and ended.
-    let mut jobs = leases.jobs.lock().unwrap();
-    let (state, generation) = jobs.get_mut("rollover").unwrap();
-    *generation += 1;
-    state.last_key = "2026-07".into();
-    drop(jobs);
+    if let Some((state, generation)) = leases.jobs.lock().unwrap().get_mut("rollover") {
+        *generation += 1;
+        state.last_key = "2026-07".into();
+    }
     minutes(10).await;
     assert_eq!(work.counts(), (1, 0));
     one.stop().await;

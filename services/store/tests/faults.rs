@@ -62,14 +62,6 @@ macro_rules! turn_red {
             let stall = $stall(&kept).await;
             conformance::bounded(ledger, stall).await;
         });
-        turns_red(Planted::RunEverywhere, || async {
-            let (ledger, _kept) = $open().await;
-            conformance::jobs::exactly_one_node_does_a_job(&ledger).await;
-        });
-        turns_red(Planted::ReopenPeriods, || async {
-            let (ledger, _kept) = $open().await;
-            conformance::periods::what_was_closed_never_changes(&ledger).await;
-        });
         for fault in [
             Planted::SkipTotals,
             Planted::SkipVoidTotals,

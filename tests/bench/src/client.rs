@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokenmeter_api::v1;
 use tokenmeter_api::v1::admin_service_client::AdminServiceClient;
+use tokenmeter_api::v1::analytics_service_client::AnalyticsServiceClient;
 use tokenmeter_api::v1::metering_service_client::MeteringServiceClient;
 use tokio::task::JoinSet;
 use tonic::Request;
@@ -16,21 +17,25 @@ use tonic::transport::{Channel, Endpoint};
 use crate::data::{Batch, Generator, with_tenant};
 use crate::figures::Tally;
 
-/// Connections to the server.
+/// Connections, at least.
 const CONNECTIONS: usize = 8;
 /// How much more is prepared for a slice than the last rate asks for, in per cent.
 const SPARE_PERCENT: u64 = 130;
 
-/// Connections to one server.
+/// Connections to one server, or shared out over several.
 pub(crate) struct Client {
     channels: Vec<Channel>,
 }
 
 impl Client {
-    pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+    pub(crate) async fn connect(addresses: &[SocketAddr]) -> Self {
         let mut channels = Vec::with_capacity(CONNECTIONS);
-        for _ in 0..CONNECTIONS {
+        for address in addresses
+            .iter()
+            .cycle()
+            .take(CONNECTIONS.next_multiple_of(addresses.len()))
+        {
+            let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
             channels.push(endpoint.connect().await.expect("the server accepts"));
         }
         Self { channels }
@@ -38,7 +43,7 @@ impl Client {
 
     /// One of the connections; numbers share them out evenly.
     pub(crate) fn channel(&self, number: usize) -> Channel {
-        self.channels[number % CONNECTIONS].clone()
+        self.channels[number % self.channels.len()].clone()
     }
 
     /// Calls with what `work` holds until the time is over or nothing is left. `call` answers how
@@ -112,6 +117,30 @@ impl Client {
             .await;
         load.learn(&tally);
         tally
+    }
+
+    /// One slice of `GetUserUsage`; counts calls.
+    pub(crate) async fn user_usage(
+        &self,
+        work: impl Iterator<Item = Request<v1::GetUserUsageRequest>> + Send + 'static,
+        in_flight: usize,
+        slice: Duration,
+    ) -> Tally {
+        self.slice(
+            in_flight,
+            slice,
+            Queue::new(work),
+            |channel, request| async move {
+                let answer = AnalyticsServiceClient::new(channel)
+                    .get_user_usage(request)
+                    .await
+                    .expect("totals are answered")
+                    .into_inner();
+                assert_eq!(answer.intervals.len(), 2);
+                1
+            },
+        )
+        .await
     }
 
     /// One slice of the RPC that does least and still passes every layer; counts calls.

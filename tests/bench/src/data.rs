@@ -128,8 +128,21 @@ impl Generator {
     /// `start_us` is the time of the first event, in microseconds since the Unix epoch.
     pub(crate) fn new(seed: u64, start_us: i64) -> Self {
         Self {
-            random: Random(seed),
+            random: Random::new(seed),
             tenants: (0..TENANTS).map(tenant).collect(),
+            made: 0,
+            start_us,
+        }
+    }
+
+    /// All events are of one user.
+    pub(crate) fn one_user(seed: u64, start_us: i64) -> Self {
+        let mut only = tenant(0);
+        only.users.truncate(1);
+        only.cumulated = vec![1.0];
+        Self {
+            random: Random::new(seed),
+            tenants: vec![only],
             made: 0,
             start_us,
         }
@@ -143,6 +156,7 @@ impl Generator {
             1 + self.random.below(TENANTS - 1)
         };
         let tenant = usize::try_from(tenant).expect("twenty fit");
+        let tenant = tenant.min(self.tenants.len() - 1);
         Batch {
             tenant: Arc::clone(&self.tenants[tenant].id),
             events: (0..events).map(|_| self.event(tenant)).collect(),
@@ -226,7 +240,7 @@ fn tenant(number: u64) -> Tenant {
         events: 0,
     };
     Tenant {
-        id: format!("tenant-{number:02}").into(),
+        id: tenant_id(number).into(),
         users: (0..cumulated.len()).map(user).collect(),
         cumulated,
     }
@@ -313,11 +327,20 @@ pub(crate) fn with_tenant<T>(tenant: &str, message: T) -> Request<T> {
     request
 }
 
+/// The id of a tenant.
+pub(crate) fn tenant_id(number: u64) -> String {
+    format!("tenant-{number:02}")
+}
+
 /// SplitMix64: small, and the same everywhere.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -326,7 +349,7 @@ impl Random {
     }
 
     /// Uniform in `0..end`, with a bias that does not matter here.
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
@@ -341,7 +364,7 @@ impl Random {
     }
 
     /// Uniform in `0.0..1.0`.
-    fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         let bits = u32::try_from(self.next() >> 32).expect("the upper half");
         f64::from(bits) / (f64::from(u32::MAX) + 1.0)
     }

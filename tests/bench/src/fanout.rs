@@ -1,14 +1,12 @@
 //! `fanout`: what it costs to tell many subscribers of each recorded event, and how long it takes.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
-use tempfile::TempDir;
 use tokenmeter_api::v1;
 use tokenmeter_api::v1::metering_service_client::MeteringServiceClient;
 use tokenmeter_tests::Server;
@@ -20,7 +18,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::data::{Generator, with_tenant};
 use crate::figures::Tally;
-use crate::record::{folder, now_us, serve};
+use crate::place::Place;
+use crate::record::{now_us, serve};
 
 /// Seconds that are not counted, so that files, caches and flow-control windows are warm.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -32,10 +31,10 @@ const TENANT: &str = "tenant-00";
 /// What `fanout` is told.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The ledger: sqlite: in a temporary folder of its own, or sqlite:FOLDER to make that folder
-    /// there, which chooses the disk
-    #[arg(long, default_value = "sqlite:", value_parser = folder)]
-    ledger: PathBuf,
+    /// The ledger: sqlite: in a temporary folder of its own, sqlite:FOLDER to make that folder
+    /// there, which chooses the disk, or postgres://… of a server in which databases may be made
+    #[arg(long, default_value = "sqlite:", value_parser = Place::read)]
+    ledger: Place,
     /// How long deliveries are measured, in seconds
     #[arg(long, default_value = "30", value_parser = clap::value_parser!(u32).range(1..=3_600))]
     seconds: u32,
@@ -81,11 +80,8 @@ struct Line {
 /// Measures and prints the line.
 pub(crate) fn run(runtime: &Runtime, options: &Options) {
     eprintln!("seed {}, {} s", options.seed, options.seconds);
-    let folder: TempDir = tempfile::Builder::new()
-        .prefix("tokenmeter-bench-")
-        .tempdir_in(&options.ledger)
-        .unwrap_or_else(|error| panic!("{}: {error}", options.ledger.display()));
-    let server = serve(&folder);
+    let mut room = options.ledger.room();
+    let server = serve(&mut room);
     let line = runtime.block_on(measure(&server, options));
     println!("{}", serde_json::to_string(&line).expect("a line is JSON"));
 }
@@ -129,7 +125,7 @@ async fn measure(server: &Server, options: &Options) -> Line {
         * f64::from(u32::try_from(options.subscribers).expect("few subscribers"));
     Line {
         bench: "fanout",
-        backend: "sqlite",
+        backend: options.ledger.backend(),
         ours: all.per_second().round(),
         asked,
         ratio: (all.per_second() / asked * 1_000.0).round() / 1_000.0,

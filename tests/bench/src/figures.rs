@@ -81,6 +81,37 @@ impl Case {
     }
 }
 
+/// How a figure grows with the ledger: a line of the output. Less is better.
+#[derive(Debug, Serialize)]
+pub(crate) struct Growth {
+    bench: &'static str,
+    backend: &'static str,
+    ours: i64,
+    /// The same in a ledger of ten thousand events.
+    floor: i64,
+    ratio: f64,
+    unit: &'static str,
+}
+
+impl Growth {
+    pub(crate) fn new(bench: &'static str, floor: i64, ours: i64) -> Self {
+        let thousandths = ours * 1_000 / floor.max(1);
+        Self {
+            bench,
+            backend: "postgres",
+            ours,
+            floor,
+            ratio: f64::from(i32::try_from(thousandths).expect("a small ratio")) / 1_000.0,
+            unit: "pages",
+        }
+    }
+
+    /// Prints the line.
+    pub(crate) fn print(&self) {
+        println!("{}", serde_json::to_string(self).expect("a line is JSON"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

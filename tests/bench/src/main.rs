@@ -14,10 +14,10 @@ mod data;
 mod fanout;
 mod figures;
 mod floor;
+mod place;
+mod read;
 mod record;
 mod stream;
-
-use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
@@ -33,15 +33,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
-    /// Recording events durably: cases record_batch_100 and record_unary_64
+    /// Recording events durably: cases record_batch_100, record_unary_64 or _256, and more on PostgreSQL
     Record(record::Options),
     /// Telling many subscribers of each recorded event
     Fanout(fanout::Options),
+    /// Asking for a user's totals: cases read_user_usage and read_user_usage_pages
+    Read(read::Options),
     /// Recording events durably over open streams: case stream
     Stream(stream::Options),
     /// A floor, as a process of its own
     #[command(hide = true)]
-    Floor { folder: PathBuf, task: String },
+    Floor { task: String },
 }
 
 fn main() {
@@ -49,7 +51,8 @@ fn main() {
     match Cli::parse().bench {
         Bench::Record(options) => record::run(&runtime, &options),
         Bench::Fanout(options) => fanout::run(&runtime, &options),
+        Bench::Read(options) => read::run(&runtime, &options),
         Bench::Stream(options) => stream::run(&runtime, &options),
-        Bench::Floor { folder, task } => runtime.block_on(floor::run(&folder, &task)),
+        Bench::Floor { task } => runtime.block_on(floor::run(&task)),
     }
 }

@@ -1,10 +1,9 @@
-//! `record`: what durable recording costs, beside the bare insert and beside an empty call.
+//! `record`: what durable recording costs, beside the bare insert and beside an empty call; and whether
+//! one busy user holds several nodes up.
 
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use tempfile::TempDir;
 use tokenmeter_tests::{Server, Start};
 use tokio::runtime::Runtime;
 
@@ -12,13 +11,14 @@ use crate::client::{Client, Load};
 use crate::data::Generator;
 use crate::figures::{Case, Tally};
 use crate::floor::{Floor, Task};
+use crate::place::{Made, Place, Room};
 
 /// Events of one call of `record_batch_100`.
 pub(crate) const CALL_EVENTS: usize = 100;
 /// Calls whose events the server groups into one transaction at most (1,000 events).
 const GROUPED_CALLS: usize = 10;
-/// Calls in flight of `record_unary_64`.
-const UNARY_IN_FLIGHT: usize = 64;
+/// Connections of the floor that inserts one event a transaction.
+const INSERTING_CONNECTIONS: usize = 32;
 /// A slice that is not counted, so that files and caches are warm.
 pub(crate) const WARM_UP: Duration = Duration::from_secs(3);
 /// About how long a side runs before it is the other's turn, in seconds.
@@ -27,10 +27,10 @@ const SLICE_SECONDS: u32 = 5;
 /// What every benchmark of recording is told.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// The ledger: sqlite: in a temporary folder of its own, or sqlite:FOLDER to make that folder
-    /// there, which chooses the disk
-    #[arg(long, default_value = "sqlite:", value_parser = folder)]
-    ledger: PathBuf,
+    /// The ledger: sqlite: in a temporary folder of its own, sqlite:FOLDER to make that folder
+    /// there, which chooses the disk, or postgres://… of a server in which databases may be made
+    #[arg(long, default_value = "sqlite:", value_parser = Place::read)]
+    ledger: Place,
     /// How long each side of each case is measured, in seconds
     #[arg(long, default_value = "30", value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub(crate) seconds: u32,
@@ -40,9 +40,15 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// Tells how to repeat the run.
-    pub(crate) fn announce(&self) {
+    /// Tells how to repeat the run; answers where it takes place.
+    pub(crate) fn announce(&self) -> &Place {
         eprintln!("seed {}, {} s a side", self.seed, self.seconds);
+        &self.ledger
+    }
+
+    /// The name of the backend.
+    pub(crate) fn backend(&self) -> &'static str {
+        self.ledger.backend()
     }
 }
 
@@ -59,22 +65,21 @@ pub(crate) struct Options {
     batches_in_flight: usize,
 }
 
-pub(crate) fn folder(url: &str) -> Result<PathBuf, String> {
-    match url.strip_prefix("sqlite:") {
-        Some("") => Ok(std::env::temp_dir()),
-        Some(folder) => Ok(folder.into()),
-        None => Err("this version measures sqlite: only".to_owned()),
-    }
-}
+type Measure = fn(&Runtime, &Options) -> Case;
 
 /// Runs the cases and prints a line for each.
 pub(crate) fn run(runtime: &Runtime, options: &Options) {
-    options.common.announce();
-    for (name, case) in [
-        ("record_batch_100", batch as fn(&Runtime, &Options) -> Case),
-        ("record_unary_64", unary),
-    ] {
-        if options.case.as_deref().is_none_or(|only| only == name) {
+    let cases: &[(&str, Measure)] = match options.common.announce() {
+        Place::Sqlite(_) => &[("record_batch_100", batch), ("record_unary_64", unary_64)],
+        Place::Postgres(_) => &[
+            ("record_batch_100", batch),
+            ("record_unary_256", unary_256),
+            ("record_unary_256_insert", unary_beside_insert),
+            ("record_one_user", one_user),
+        ],
+    };
+    for (name, case) in cases {
+        if options.case.as_deref().is_none_or(|only| only == *name) {
             eprintln!("{name}");
             case(runtime, options).print();
         }
@@ -82,35 +87,41 @@ pub(crate) fn run(runtime: &Runtime, options: &Options) {
 }
 
 fn batch(runtime: &Runtime, options: &Options) -> Case {
-    let folder = new_folder(&options.common);
-    let server = serve(&folder);
-    let client = runtime.block_on(Client::connect(server.address()));
+    let mut room = options.common.ledger.room();
+    let server = serve(&mut room);
+    let client = runtime.block_on(Client::connect(&[server.address()]));
     let start_us = now_us();
     let generator = Generator::new(options.common.seed, start_us);
     let mut load = Load::new(generator, CALL_EVENTS, options.batches_in_flight, 50_000);
     let ours = runtime.block_on(client.batches(&mut load, WARM_UP));
     eprintln!("  warm-up: {:.0} events/s", ours.per_second());
-    let mut floor = faster_floor(&folder, options.common.seed, start_us);
+    let mut floor = faster_floor(&mut room, &options.common, start_us);
     let (ours, floor) = alternate(
         options.common.seconds,
         |slice| runtime.block_on(client.batches(&mut load, slice)),
         |slice| floor.slice(slice),
     );
-    Case::new("record_batch_100", "sqlite", "events/s", ours, floor)
+    let backend = options.common.backend();
+    Case::new("record_batch_100", backend, "events/s", ours, floor)
 }
 
-/// The floor with the faster size of transaction: what the server groups at most, or one call.
-pub(crate) fn faster_floor(folder: &TempDir, seed: u64, start_us: i64) -> Floor {
+/// The floor with the faster size of transaction: what the server groups at most, or one call; on
+/// PostgreSQL on two connections, of which measurements say that more gain nothing here.
+pub(crate) fn faster_floor(room: &mut Room, common: &Common, start_us: i64) -> Floor {
+    let connections = match common.ledger {
+        Place::Sqlite(_) => 1,
+        Place::Postgres(_) => 2,
+    };
     let floors = [GROUPED_CALLS, 1].map(|calls| {
-        let own = folder.path().join(format!("floor-{calls}"));
-        std::fs::create_dir(&own).expect("a new folder");
         let task = Task {
-            seed,
+            made: room.make(&format!("floor-{calls}")),
+            seed: common.seed,
             start_us,
             call_events: CALL_EVENTS,
             calls,
+            connections,
         };
-        let mut floor = Floor::start(&own, &task);
+        let mut floor = Floor::start(&task);
         let per_second = floor.slice(WARM_UP).per_second();
         eprintln!(
             "  floor of {} events a transaction: {per_second:.0} events/s",
@@ -126,20 +137,83 @@ pub(crate) fn faster_floor(folder: &TempDir, seed: u64, start_us: i64) -> Floor 
     }
 }
 
-fn unary(runtime: &Runtime, options: &Options) -> Case {
-    let folder = new_folder(&options.common);
-    let server = serve(&folder);
-    let client = runtime.block_on(Client::connect(server.address()));
+fn unary_64(runtime: &Runtime, options: &Options) -> Case {
+    unary(runtime, options, "record_unary_64", 64)
+}
+
+fn unary_256(runtime: &Runtime, options: &Options) -> Case {
+    unary(runtime, options, "record_unary_256", 256)
+}
+
+fn unary(runtime: &Runtime, options: &Options, bench: &'static str, in_flight: usize) -> Case {
+    let mut room = options.common.ledger.room();
+    let server = serve(&mut room);
+    let client = runtime.block_on(Client::connect(&[server.address()]));
     let generator = Generator::new(options.common.seed, now_us());
-    let mut load = Load::new(generator, 1, UNARY_IN_FLIGHT, 30_000);
+    let mut load = Load::new(generator, 1, in_flight, 30_000);
     runtime.block_on(client.unary(&mut load, WARM_UP));
-    runtime.block_on(client.empty(UNARY_IN_FLIGHT, WARM_UP));
+    runtime.block_on(client.empty(in_flight, WARM_UP));
     let (ours, floor) = alternate(
         options.common.seconds,
         |slice| runtime.block_on(client.unary(&mut load, slice)),
-        |slice| runtime.block_on(client.empty(UNARY_IN_FLIGHT, slice)),
+        |slice| runtime.block_on(client.empty(in_flight, slice)),
     );
-    Case::new("record_unary_64", "sqlite", "calls/s", ours, floor)
+    Case::new(bench, options.common.backend(), "calls/s", ours, floor)
+}
+
+/// Beside one transaction an event from many connections: what one would write without a ledger.
+fn unary_beside_insert(runtime: &Runtime, options: &Options) -> Case {
+    let mut room = options.common.ledger.room();
+    let server = serve(&mut room);
+    let client = runtime.block_on(Client::connect(&[server.address()]));
+    let start_us = now_us();
+    let generator = Generator::new(options.common.seed, start_us);
+    let mut load = Load::new(generator, 1, 256, 30_000);
+    runtime.block_on(client.unary(&mut load, WARM_UP));
+    let mut floor = Floor::start(&Task {
+        made: room.make("floor"),
+        seed: options.common.seed,
+        start_us,
+        call_events: 1,
+        calls: 1,
+        connections: INSERTING_CONNECTIONS,
+    });
+    floor.slice(WARM_UP);
+    let (ours, floor) = alternate(
+        options.common.seconds,
+        |slice| runtime.block_on(client.unary(&mut load, slice)),
+        |slice| floor.slice(slice),
+    );
+    let backend = options.common.backend();
+    Case::new("record_unary_256_insert", backend, "events/s", ours, floor)
+}
+
+/// Three nodes that record for one user, beside three that record for all: one busy user must not be
+/// what all of them wait for.
+fn one_user(runtime: &Runtime, options: &Options) -> Case {
+    let start_us = now_us();
+    let mut sides = [true, false].map(|hot| {
+        let mut room = options.common.ledger.room();
+        let made = room.make("shared");
+        let servers = [1, 2, 3].map(|node| serve_on(&room, &format!("node-{node}"), &made));
+        let addresses = servers.each_ref().map(tokenmeter_tests::Server::address);
+        let client = runtime.block_on(Client::connect(&addresses));
+        let generator = match hot {
+            true => Generator::one_user(options.common.seed, start_us),
+            false => Generator::new(options.common.seed, start_us),
+        };
+        let mut load = Load::new(generator, CALL_EVENTS, options.batches_in_flight, 50_000);
+        runtime.block_on(client.batches(&mut load, WARM_UP));
+        (servers, room, client, load)
+    });
+    let [(_, _, hot_client, hot_load), (_, _, client, load)] = &mut sides;
+    let (ours, floor) = alternate(
+        options.common.seconds,
+        |slice| runtime.block_on(hot_client.batches(hot_load, slice)),
+        |slice| runtime.block_on(client.batches(load, slice)),
+    );
+    let backend = options.common.backend();
+    Case::new("record_one_user", backend, "events/s", ours, floor)
 }
 
 /// Slices of ours and of the floor in turn, `seconds` each in all.
@@ -165,20 +239,19 @@ pub(crate) fn alternate(
     totals
 }
 
-/// The binary as it is released, with its defaults, in a folder of its own.
-pub(crate) fn serve(folder: &TempDir) -> Server {
-    let own = folder.path().join("server");
-    std::fs::create_dir(&own).expect("a new folder");
-    Start::new(own)
-        .program(tokenmeter_tests::release_binary())
-        .serve()
+/// The binary as it is released, with its defaults, on a ledger of its own.
+pub(crate) fn serve(room: &mut Room) -> Server {
+    let made = room.make("ledger");
+    serve_on(room, "server", &made)
 }
 
-pub(crate) fn new_folder(options: &Common) -> TempDir {
-    tempfile::Builder::new()
-        .prefix("tokenmeter-bench-")
-        .tempdir_in(&options.ledger)
-        .unwrap_or_else(|error| panic!("{}: {error}", options.ledger.display()))
+/// The same on a ledger that others may use, too.
+pub(crate) fn serve_on(room: &Room, name: &str, made: &Made) -> Server {
+    Start::new(room.folder(name))
+        .program(tokenmeter_tests::release_binary())
+        .argument("--ledger")
+        .argument(made.url())
+        .serve()
 }
 
 pub(crate) fn now_us() -> i64 {

@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 use crate::client::{Client, Load, recorded};
 use crate::data::{Batch, Generator, with_tenant};
 use crate::figures::{Case, Tally};
-use crate::record::{CALL_EVENTS, Common, WARM_UP, alternate, faster_floor, new_folder, serve};
+use crate::record::{CALL_EVENTS, Common, WARM_UP, alternate, faster_floor, serve};
 
 /// Numbers of events that one message takes.
 const NUMBERS: i64 = 1_000;
@@ -38,22 +38,21 @@ pub(crate) fn run(runtime: &Runtime, options: &Options) {
         common,
         messages_in_flight,
     } = options;
-    common.announce();
-    let folder = new_folder(common);
-    let server = serve(&folder);
-    let client = runtime.block_on(Client::connect(server.address()));
+    let mut room = common.announce().room();
+    let server = serve(&mut room);
+    let client = runtime.block_on(Client::connect(&[server.address()]));
     let start_us = crate::record::now_us();
     let generator = Generator::new(common.seed, start_us);
     let mut load = Load::new(generator, CALL_EVENTS, *messages_in_flight, 50_000);
     let ours = runtime.block_on(slice(&client, &mut load, WARM_UP));
     eprintln!("  warm-up: {:.0} events/s", ours.per_second());
-    let mut floor = faster_floor(&folder, common.seed, start_us);
+    let mut floor = faster_floor(&mut room, common, start_us);
     let (ours, floor) = alternate(
         common.seconds,
         |time| runtime.block_on(slice(&client, &mut load, time)),
         |time| floor.slice(time),
     );
-    Case::new("stream", "sqlite", "events/s", ours, floor).print();
+    Case::new("stream", common.backend(), "events/s", ours, floor).print();
 }
 
 /// One slice of `StreamUsage`; counts events. Every tenant has a stream of its own, because a stream

@@ -144,6 +144,20 @@ impl Postgres {
         })
     }
 
+    /// What the server says of how it reads totals of a subject: `EXPLAIN (ANALYZE, BUFFERS)` of
+    /// the statement of [`Ledger::totals_of`].
+    ///
+    /// # Errors
+    /// As [`Ledger::totals_of`].
+    pub async fn explain_totals_of(
+        &self,
+        tenant: &TenantId,
+        subject: Subject<'_>,
+        ranges: &[Option<Range>],
+    ) -> Result<String, Error> {
+        read::explain_totals_of(&self.readers, tenant.as_str(), subject, ranges).await
+    }
+
     /// Makes the partitions of the month that a time falls into and of the next one, ahead of their
     /// need. Safe to call at any time, from several nodes at once.
     ///

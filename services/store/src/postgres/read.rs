@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 
-use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
+use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
+use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, QueryBuilder, Transaction};
 use tokenmeter_model::totals::{Split, Totals, split};
 
@@ -37,36 +38,12 @@ pub(super) async fn totals_of(
     subject: Subject<'_>,
     ranges: &[Option<Range>],
 ) -> Result<Vec<Totals>, Error> {
-    let (scope, column, id) = match subject {
-        Subject::User(id) => ("user", "user_id", id),
-        Subject::Team(id) => ("team", "team_id", id),
-        Subject::Session(id) => ("session", "session_id", id),
-    };
     let (buckets, edges) = parts(subject, ranges);
-    let mut sums = Vec::new();
-    if !buckets.is_empty() {
-        let parts = values(&buckets, FIRST_PART);
-        let sql = include_str!("queries/bucket_sums.sql").replace("{parts}", &parts);
-        sums.push(sql.replace("{sums}", &sums::of_totals()));
-    }
-    if !edges.is_empty() {
-        let parts = values(&edges, FIRST_PART + 2 * buckets.len());
-        let sql = include_str!("queries/edge_sums.sql").replace("{parts}", &parts);
-        let sql = sql.replace("{line_sums}", &sums::of_lines());
-        sums.push(sql.replace("{column}", column));
-        sums.push(sealed_row());
-    }
     let mut answers = vec![Totals::default(); ranges.len()];
-    if sums.is_empty() {
+    if buckets.is_empty() && edges.is_empty() {
         return Ok(answers);
     }
-    let mut query = sqlx::query(AssertSqlSafe(sums.join(" UNION ALL ")))
-        .bind(tenant)
-        .bind(scope)
-        .bind(id);
-    for (_, (from, to)) in buckets.iter().chain(&edges) {
-        query = query.bind(*from).bind(*to);
-    }
+    let query = totals_query("", tenant, subject, (&buckets, &edges));
     let rows = query.fetch_all(pool).await.map_err(unavailable)?;
     for row in &rows {
         let number: i64 = row.value(0)?;
@@ -87,6 +64,60 @@ pub(super) async fn totals_of(
             .ok_or_else(|| Error::OutOfRange("the sum of a range passes 64 bits".into()))?;
     }
     Ok(answers)
+}
+
+/// What the server says of how it reads totals: the text of `EXPLAIN (ANALYZE, BUFFERS)`.
+pub(super) async fn explain_totals_of(
+    pool: &PgPool,
+    tenant: &str,
+    subject: Subject<'_>,
+    ranges: &[Option<Range>],
+) -> Result<String, Error> {
+    let (buckets, edges) = parts(subject, ranges);
+    let verb = "EXPLAIN (ANALYZE, BUFFERS) ";
+    let rows = totals_query(verb, tenant, subject, (&buckets, &edges))
+        .fetch_all(pool)
+        .await
+        .map_err(unavailable)?;
+    let lines: Result<Vec<String>, Error> = rows.iter().map(|row| row.value(0)).collect();
+    Ok(lines?.join("\n"))
+}
+
+/// The statement of [`totals_of`], after `verb`: one for the buckets and the edges of all ranges, of
+/// which there is one at least.
+fn totals_query<'q>(
+    verb: &str,
+    tenant: &'q str,
+    subject: Subject<'q>,
+    (buckets, edges): (&[Part], &[Part]),
+) -> Query<'q, Postgres, PgArguments> {
+    let (scope, column, id) = match subject {
+        Subject::User(id) => ("user", "user_id", id),
+        Subject::Team(id) => ("team", "team_id", id),
+        Subject::Session(id) => ("session", "session_id", id),
+    };
+    let mut sums = Vec::new();
+    if !buckets.is_empty() {
+        let parts = values(buckets, FIRST_PART);
+        let sql = include_str!("queries/bucket_sums.sql").replace("{parts}", &parts);
+        sums.push(sql.replace("{sums}", &sums::of_totals()));
+    }
+    if !edges.is_empty() {
+        let parts = values(edges, FIRST_PART + 2 * buckets.len());
+        let sql = include_str!("queries/edge_sums.sql").replace("{parts}", &parts);
+        let sql = sql.replace("{line_sums}", &sums::of_lines());
+        sums.push(sql.replace("{column}", column));
+        sums.push(sealed_row());
+    }
+    let sql = format!("{verb}{}", sums.join(" UNION ALL "));
+    let mut query = sqlx::query(AssertSqlSafe(sql))
+        .bind(tenant)
+        .bind(scope)
+        .bind(id);
+    for (_, (from, to)) in buckets.iter().chain(edges) {
+        query = query.bind(*from).bind(*to);
+    }
+    query
 }
 
 /// The number of the row that says before when events are sealed.

@@ -1,113 +1,24 @@
-//! The floor under recording: the bare batched INSERT of the same events, in a process of its own.
-//!
-//! `reference/sqlite.sql` holds the events, a key for each and the totals. A transaction writes all
-//! three with as few statements as it can; there is no RPC, no check, no price and no fingerprint.
-//! Events are made before the clock starts.
+//! The floor on SQLite: one transaction after another on one connection.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _, stdin, stdout};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
 };
 use sqlx::{Arguments as _, AssertSqlSafe, ConnectOptions as _, Connection as _};
 
-use crate::client::{enough, rate};
-use crate::data::{Batch, Event, Generator};
+use super::rows::{COLUMNS, SUMS, add};
+use crate::data::{Batch, Event};
 use crate::figures::Tally;
 
-const SCHEMA: &str = include_str!("../reference/sqlite.sql");
+const SCHEMA: &str = include_str!("../../reference/sqlite.sql");
 /// Rows of one statement, largest first.
 const CHUNKS: [usize; 4] = [500, 100, 10, 1];
-/// Length of a bucket of totals in microseconds.
-const BUCKET_US: i64 = 15 * 60 * 1_000_000;
-/// The bucket of lifetime totals.
-const LIFETIME: i64 = 0;
 
-/// What a floor process has to do.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Task {
-    pub(crate) seed: u64,
-    pub(crate) start_us: i64,
-    /// Events of one tenant in a row, as a call brings them.
-    pub(crate) call_events: usize,
-    /// Calls of one transaction.
-    pub(crate) calls: usize,
-}
-
-/// A floor process, idle between slices.
-pub(crate) struct Floor {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Floor {
-    /// Starts it with a database in this folder.
-    pub(crate) fn start(folder: &Path, task: &Task) -> Self {
-        let mut child = Command::new("/proc/self/exe")
-            .arg("floor")
-            .arg(folder)
-            .arg(serde_json::to_string(task).expect("a task is JSON"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("this binary can be run again");
-        Self {
-            input: child.stdin.take().expect("stdin is piped"),
-            output: BufReader::new(child.stdout.take().expect("stdout is piped")),
-            child,
-        }
-    }
-
-    /// Has it write for so long.
-    pub(crate) fn slice(&mut self, slice: Duration) -> Tally {
-        writeln!(self.input, "{}", slice.as_millis()).expect("the floor reads");
-        let mut line = String::new();
-        self.output.read_line(&mut line).expect("the floor answers");
-        serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("the floor said {line:?}: {error}"))
-    }
-}
-
-impl Drop for Floor {
-    fn drop(&mut self) {
-        // Fails only if it ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The floor process: reads how long, in milliseconds a line; answers a tally a line.
-pub(crate) async fn run(folder: &Path, task: &str) {
-    let task: Task = serde_json::from_str(task).expect("a task");
-    let mut database = Database::open(&folder.join("floor.db")).await;
-    let mut generator = Generator::new(task.seed, task.start_us);
-    let mut per_second = 60_000;
-    for line in stdin().lines() {
-        let line = line.expect("stdin can be read");
-        let slice = Duration::from_millis(line.parse().expect("milliseconds"));
-        let transactions = enough(per_second, slice) / (task.call_events * task.calls) + 1;
-        let prepared: Vec<Vec<Batch>> = (0..transactions)
-            .map(|_| {
-                (0..task.calls)
-                    .map(|_| generator.batch(task.call_events))
-                    .collect()
-            })
-            .collect();
-        let tally = database.write_for(slice, prepared).await;
-        per_second = rate(&tally);
-        let tally = serde_json::to_string(&tally).expect("a tally is JSON");
-        writeln!(stdout(), "{tally}").expect("somebody reads");
-    }
-}
-
-struct Database {
+pub(super) struct Database {
     connection: SqliteConnection,
     position: i64,
     dedup: Insert,
@@ -117,7 +28,7 @@ struct Database {
 
 impl Database {
     /// With the pragmas of the ledger.
-    async fn open(path: &Path) -> Self {
+    pub(super) async fn open(path: &Path) -> Self {
         let mut connection = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -156,7 +67,7 @@ impl Database {
     }
 
     /// One transaction after another until the time is over or nothing is left.
-    async fn write_for(&mut self, slice: Duration, prepared: Vec<Vec<Batch>>) -> Tally {
+    pub(super) async fn write_for(&mut self, slice: Duration, prepared: Vec<Vec<Batch>>) -> Tally {
         let mut tally = Tally::default();
         let started = Instant::now();
         for transaction in prepared {
@@ -226,146 +137,6 @@ impl Database {
         Ok(u64::try_from(rows.len()).expect("few rows"))
     }
 }
-
-type Key = (Arc<str>, &'static str, Arc<str>, i64);
-
-/// The figures of an event, in the order of [`SUMS`].
-fn figures(event: &Event) -> [i64; SUMS.len()] {
-    let mut sums = [0; SUMS.len()];
-    let cost = event.input + event.output * 5;
-    for (name, figure) in [
-        ("requests", 1),
-        ("succeeded", 1),
-        ("input", event.input),
-        ("cache_read", event.cache_read),
-        ("cache_write_5m", event.cache_write_5m),
-        ("output", event.output),
-        ("reasoning", event.reasoning),
-        ("cost_nano_usd", cost * 3_000),
-        ("cache_saving_nano_usd", event.cache_read * 2_700),
-        ("cache_write_extra_nano_usd", event.cache_write_5m * 750),
-        ("lines", 1),
-        ("latency_ms", event.latency_ms),
-        ("latency_events", 1),
-    ] {
-        let at = SUMS.iter().position(|sum| *sum == name).expect("a sum");
-        sums[at] = figure;
-    }
-    sums
-}
-
-/// The totals that the ledger keeps: of users, teams and models their lifetimes and
-/// quarter-hours, of sessions their lifetimes.
-fn add(sums: &mut BTreeMap<Key, [i64; SUMS.len()]>, tenant: &Arc<str>, event: &Event) {
-    let figures = figures(event);
-    let now = event.time_us / BUCKET_US;
-    let model: Arc<str> = format!("{}/{}", event.model.provider, event.model.name).into();
-    let mut one = |scope, subject: &Arc<str>, bucket| {
-        let key = (Arc::clone(tenant), scope, Arc::clone(subject), bucket);
-        for (sum, figure) in sums
-            .entry(key)
-            .or_insert([0; SUMS.len()])
-            .iter_mut()
-            .zip(figures)
-        {
-            *sum += figure;
-        }
-    };
-    for bucket in [LIFETIME, now] {
-        one("user", &event.user, bucket);
-        one("model", &model, bucket);
-        if !event.team.is_empty() {
-            one("team", &event.team, bucket);
-        }
-    }
-    one("session", &event.session, LIFETIME);
-}
-
-/// The sums of a total.
-const SUMS: [&str; 27] = [
-    "requests",
-    "succeeded",
-    "failed",
-    "interrupted",
-    "input",
-    "cache_read",
-    "cache_write_5m",
-    "cache_write_30m",
-    "cache_write_1h",
-    "cache_write_12h",
-    "cache_write_unspecified",
-    "output",
-    "reasoning",
-    "input_audio",
-    "input_image",
-    "tool_use_prompt",
-    "cache_read_audio",
-    "output_audio",
-    "output_image",
-    "tool_requests",
-    "cost_nano_usd",
-    "cache_saving_nano_usd",
-    "cache_write_extra_nano_usd",
-    "lines",
-    "unpriced_lines",
-    "latency_ms",
-    "latency_events",
-];
-
-/// The columns of `events` that [`bind_event`] writes, in its order.
-const COLUMNS: [&str; 51] = [
-    "position",
-    "tenant_id",
-    "event_id",
-    "line",
-    "line_count",
-    "kind",
-    "user_id",
-    "team_id",
-    "session_id",
-    "turn",
-    "provider",
-    "model",
-    "request_time",
-    "charge_time",
-    "recorded_at",
-    "requests",
-    "unpriced_lines",
-    "input",
-    "cache_read",
-    "cache_write_5m",
-    "cache_write_30m",
-    "cache_write_1h",
-    "cache_write_12h",
-    "cache_write_unspecified",
-    "output",
-    "reasoning",
-    "input_audio",
-    "input_image",
-    "tool_use_prompt",
-    "cache_read_audio",
-    "output_audio",
-    "output_image",
-    "tool_requests",
-    "cost_nano_usd",
-    "cache_saving_nano_usd",
-    "cache_write_extra_nano_usd",
-    "price_version",
-    "status",
-    "latency_ms",
-    "time_to_first_token_ms",
-    "service_tier",
-    "inference_region",
-    "stop_reason",
-    "thinking_enabled",
-    "thinking_budget_tokens",
-    "message",
-    "retrieval_ran",
-    "cases_retrieved",
-    "succeeded",
-    "labels",
-    "reservation_id",
-];
 
 fn bind_event(tenant: &Arc<str>, event: &Event, position: i64, row: &mut Row) {
     let none = None::<i64>;

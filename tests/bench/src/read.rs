@@ -171,7 +171,7 @@ async fn pages(made: &Made, end_us: i64) -> i64 {
         panic!("only PostgreSQL explains")
     };
     let ledger = Postgres::open(&Config::new(url)).await.expect("it opens");
-    let tenant = TenantId::new(&tenant_id(0)).expect("a tenant");
+    let tenant = TenantId::new(tenant_id(0)).expect("a tenant");
     let day = Range {
         from_us: end_us - DAY_US,
         to_us: end_us,

@@ -234,7 +234,12 @@ stage() {
         shellcheck
         hadolint
         ;;
-    unit | load) rust ;;
+    unit) rust ;;
+    load)
+        rust
+        command_of setpriv util-linux
+        postgresql
+        ;;
     clients)
         rust
         component cargo-clippy clippy

@@ -37,10 +37,15 @@ const WRITER_TIMEOUTS: [(&str, &str); 3] = [
     ("lock_timeout", "5s"),
     ("idle_in_transaction_session_timeout", "10s"),
 ];
-/// How a connection that reads is set. A statement ends before the call that waits for it does by
-/// default, so that nobody's question keeps a connection busy for nothing; and plans are cheap beside
-/// what compiling them costs.
-const READER_SETTINGS: [(&str, &str); 2] = [("statement_timeout", "25s"), ("jit", "off")];
+/// How a connection of a pool is set. A statement ends before the call that waits for it does by
+/// default, so that nobody's question keeps a connection busy for nothing; a transaction of a node that
+/// is gone or hangs ends, too, with the snapshot and the locks that it holds (of a tenant, of the price
+/// book); and plans are cheap beside what compiling them costs.
+const READER_SETTINGS: [(&str, &str); 3] = [
+    ("statement_timeout", "25s"),
+    ("idle_in_transaction_session_timeout", "25s"),
+    ("jit", "off"),
+];
 /// A connection that looks for the end of the log asks the same few things again and again, by index.
 const WATCHER_PLANS: [(&str, &str); 3] = [
     ("plan_cache_mode", "force_generic_plan"),
@@ -335,6 +340,22 @@ pub(super) async fn pool(url: &str, connections: u32) -> Result<PgPool, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Prices and remembered requests are written on such a connection, under locks that others wait for.
+    #[tokio::test]
+    async fn a_transaction_that_nobody_ends_is_ended_on_every_connection() {
+        let database = || tokenmeter_test_postgres::shared().database("timeouts");
+        let url = tokio::task::spawn_blocking(database).await.unwrap();
+        let pool = pool(&url, 1).await.unwrap();
+        for setting in ["statement_timeout", "idle_in_transaction_session_timeout"] {
+            let shown: String = sqlx::query_scalar("SELECT current_setting($1)")
+                .bind(setting)
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+            assert_eq!(shown, "25s", "{setting}");
+        }
+    }
 
     #[test]
     fn a_server_that_loses_what_it_acknowledged_is_refused_by_the_setting_and_taken_by_the_flag() {

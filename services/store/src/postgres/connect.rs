@@ -11,6 +11,7 @@ use std::time::Duration;
 use sqlx::ConnectOptions as _;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use tokio::time::Instant;
 
 use super::{Config, unavailable};
 use crate::fault::{Planted, is_planted};
@@ -31,6 +32,9 @@ const JUMP: i64 = 1 << (24 + super::horizon::ROW_BITS);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take to be made, and to say what it found.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How far a replica may lag behind when it is first asked, and how often it is asked until then.
+const REPLICA_PATIENCE: Duration = Duration::from_secs(5);
+const REPLICA_POLL: Duration = Duration::from_millis(100);
 /// What ends a transaction of a writer whose node is gone or hangs, so that it holds up nobody.
 const WRITER_TIMEOUTS: [(&str, &str); 3] = [
     ("statement_timeout", "10s"),
@@ -335,6 +339,30 @@ pub(super) async fn pool(url: &str, connections: u32) -> Result<PgPool, Error> {
         .connect_with(options(url)?.options(READER_SETTINGS))
         .await
         .map_err(unavailable)
+}
+
+/// Checks that a replica has this ledger: another one's figures would be taken for this one's. A replica
+/// that lags behind may not have its epoch yet.
+pub(super) async fn has_ledger(replica: &PgPool, state: &State) -> Result<(), Error> {
+    let deadline = Instant::now() + REPLICA_PATIENCE;
+    loop {
+        let epoch = sqlx::query_scalar("SELECT epoch FROM ledger_state WHERE id = 1")
+            .fetch_optional(replica)
+            .await;
+        let error = match epoch {
+            Ok(Some::<String>(epoch)) if epoch == state.epoch => return Ok(()),
+            Ok(_) => Error::Unavailable(
+                "ledger_replica leads to another ledger, or to a replica that lags far behind: let \
+                 it lead to a replica of the ledger's server, or leave it empty"
+                    .into(),
+            ),
+            Err(error) => unavailable(error),
+        };
+        if Instant::now() >= deadline {
+            return Err(error);
+        }
+        tokio::time::sleep(REPLICA_POLL).await;
+    }
 }
 
 #[cfg(test)]

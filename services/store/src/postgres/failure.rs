@@ -71,6 +71,7 @@ impl From<Error> for Failure {
         match error {
             Error::OutOfRange(text) => Self::OutOfRange(text),
             Error::Corrupt(text) => Self::Corrupt(text),
+            Error::Unavailable(text) => Self::Refused(text),
             other => Self::Refused(other.to_string()),
         }
     }

@@ -93,8 +93,13 @@ pub fn range(field: &str, value: i64, min: i64, max: i64, out: &mut Vec<Violatio
     }
 }
 
-/// Checks that a text is at most [`MAX_TEXT_BYTES`] long; empty passes.
+/// Checks that a text is at most [`MAX_TEXT_BYTES`] long and has no NUL character, which PostgreSQL
+/// cannot keep; empty passes.
 pub fn text(field: &str, value: &str, out: &mut Vec<Violation>) {
+    if value.contains('\0') {
+        let text = "has a NUL character (U+0000); send it without";
+        out.push(Violation::new(field, text));
+    }
     if value.len() > MAX_TEXT_BYTES {
         out.push(Violation::new(
             field,
@@ -149,5 +154,33 @@ pub fn labels(labels: &[(String, String)], out: &mut Vec<Violation>) {
             "labels",
             "a key stands twice; send each key once",
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that got as far as a ledger would fail there, and with it all that is written together.
+    #[test]
+    fn no_text_has_a_nul_character() {
+        let refused = |check: &dyn Fn(&mut Vec<Violation>)| {
+            let mut out = Vec::new();
+            check(&mut out);
+            out.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let why = |field: &str| {
+            vec![format!(
+                "{field}: has a NUL character (U+0000); send it without"
+            )]
+        };
+        let text_with_it = |out: &mut Vec<Violation>| text("id", "a\0b", out);
+        assert_eq!(refused(&text_with_it), why("id"));
+        let required = |out: &mut Vec<Violation>| required_text("id", "\0", out);
+        assert_eq!(refused(&required), why("id"));
+        let label = |out: &mut Vec<Violation>| labels(&[("k".into(), "\0".into())], out);
+        assert_eq!(refused(&label), why("labels[k].value"));
+        let others = |out: &mut Vec<Violation>| text("id", "\u{1}\t\u{7f}", out);
+        assert_eq!(refused(&others), Vec::<String>::new());
     }
 }

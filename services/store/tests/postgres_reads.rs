@@ -264,3 +264,16 @@ async fn lists_are_as_of_what_the_replica_has() {
     // And pages of a moment stay what they were.
     assert_eq!(ids(Some(as_of)).await, (known, as_of));
 }
+
+#[tokio::test]
+async fn a_replica_that_has_another_ledger_is_refused() {
+    let (here, elsewhere) = (database().await, database().await);
+    drop(open(&elsewhere, None).await);
+    let config = Config {
+        replica: Some(elsewhere),
+        ..Config::new(here)
+    };
+    let refused = Postgres::open(&config).await.err().map(|e| e.to_string());
+    let named = |text: &str| text.contains("ledger_replica leads to another ledger");
+    assert!(refused.as_deref().is_some_and(named), "{refused:?}");
+}

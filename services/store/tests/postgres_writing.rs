@@ -289,3 +289,31 @@ async fn lost_sessions_are_made_anew() {
     let again = reopen_postgres(&url).await;
     assert_eq!(user_totals(&again, "a", "u").await.requests, 100);
 }
+
+/// A dump that is restored over the database, as by `pg_dump --clean`, makes its types anew: sessions
+/// that know the old ones are made anew, too.
+#[tokio::test]
+async fn types_that_were_made_anew_are_found() {
+    let (ledger, url) = open_postgres().await;
+    let send = async |id| {
+        let one = submission("a", event(id, "u"), 1, T0);
+        ledger.record(vec![one].into()).await
+    };
+    send("before").await.unwrap();
+    let mut session = Session::on(&url).await;
+    for change in [
+        "DROP TYPE new_key",
+        "CREATE TYPE new_key AS (tenant_id TEXT, event_id TEXT, fingerprint BYTEA, \
+         position BIGINT, charge_time BIGINT)",
+    ] {
+        session.run(change).await.unwrap();
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let mut done = send("after").await;
+    while done.is_err() && std::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        done = send("after").await;
+    }
+    assert!(done.is_ok(), "{done:?}");
+    assert_eq!(user_totals(&ledger, "a", "u").await.requests, 2);
+}

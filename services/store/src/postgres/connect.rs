@@ -11,6 +11,7 @@ use std::time::Duration;
 use sqlx::ConnectOptions as _;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use tokio::time::Instant;
 
 use super::{Config, unavailable};
 use crate::fault::{Planted, is_planted};
@@ -31,16 +32,24 @@ const JUMP: i64 = 1 << (24 + super::horizon::ROW_BITS);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take to be made, and to say what it found.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How far a replica may lag behind when it is first asked, and how often it is asked until then.
+const REPLICA_PATIENCE: Duration = Duration::from_secs(5);
+const REPLICA_POLL: Duration = Duration::from_millis(100);
 /// What ends a transaction of a writer whose node is gone or hangs, so that it holds up nobody.
 const WRITER_TIMEOUTS: [(&str, &str); 3] = [
     ("statement_timeout", "10s"),
     ("lock_timeout", "5s"),
     ("idle_in_transaction_session_timeout", "10s"),
 ];
-/// How a connection that reads is set. A statement ends before the call that waits for it does by
-/// default, so that nobody's question keeps a connection busy for nothing; and plans are cheap beside
-/// what compiling them costs.
-const READER_SETTINGS: [(&str, &str); 2] = [("statement_timeout", "25s"), ("jit", "off")];
+/// How a connection of a pool is set. A statement ends before the call that waits for it does by
+/// default, so that nobody's question keeps a connection busy for nothing; a transaction of a node that
+/// is gone or hangs ends, too, with the snapshot and the locks that it holds (of a tenant, of the price
+/// book); and plans are cheap beside what compiling them costs.
+const READER_SETTINGS: [(&str, &str); 3] = [
+    ("statement_timeout", "25s"),
+    ("idle_in_transaction_session_timeout", "25s"),
+    ("jit", "off"),
+];
 /// A connection that looks for the end of the log asks the same few things again and again, by index.
 const WATCHER_PLANS: [(&str, &str); 3] = [
     ("plan_cache_mode", "force_generic_plan"),
@@ -332,9 +341,49 @@ pub(super) async fn pool(url: &str, connections: u32) -> Result<PgPool, Error> {
         .map_err(unavailable)
 }
 
+/// Checks that a replica has this ledger: another one's figures would be taken for this one's. A replica
+/// that lags behind may not have its epoch yet.
+pub(super) async fn has_ledger(replica: &PgPool, state: &State) -> Result<(), Error> {
+    let deadline = Instant::now() + REPLICA_PATIENCE;
+    loop {
+        let epoch = sqlx::query_scalar("SELECT epoch FROM ledger_state WHERE id = 1")
+            .fetch_optional(replica)
+            .await;
+        let error = match epoch {
+            Ok(Some::<String>(epoch)) if epoch == state.epoch => return Ok(()),
+            Ok(_) => Error::Unavailable(
+                "ledger_replica leads to another ledger, or to a replica that lags far behind: let \
+                 it lead to a replica of the ledger's server, or leave it empty"
+                    .into(),
+            ),
+            Err(error) => unavailable(error),
+        };
+        if Instant::now() >= deadline {
+            return Err(error);
+        }
+        tokio::time::sleep(REPLICA_POLL).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Prices and remembered requests are written on such a connection, under locks that others wait for.
+    #[tokio::test]
+    async fn a_transaction_that_nobody_ends_is_ended_on_every_connection() {
+        let database = || tokenmeter_test_postgres::shared().database("timeouts");
+        let url = tokio::task::spawn_blocking(database).await.unwrap();
+        let pool = pool(&url, 1).await.unwrap();
+        for setting in ["statement_timeout", "idle_in_transaction_session_timeout"] {
+            let shown: String = sqlx::query_scalar("SELECT current_setting($1)")
+                .bind(setting)
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+            assert_eq!(shown, "25s", "{setting}");
+        }
+    }
 
     #[test]
     fn a_server_that_loses_what_it_acknowledged_is_refused_by_the_setting_and_taken_by_the_flag() {

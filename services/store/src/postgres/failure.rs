@@ -13,6 +13,9 @@ const CONTENDED: [&str; 3] = ["40P01", "40001", "55P03"];
 /// read_only_sql_transaction, and a transaction ended for idling: the session is of no more use.
 const SPENT: [&str; 2] = ["25006", "25P03"];
 
+/// internal_error, such as a type that is gone, and undefined_object.
+const INTERNAL: [&str; 2] = ["XX000", "42704"];
+
 /// A failed statement. Whatever it is, the transaction left nothing behind, unless the connection was
 /// lost while it committed.
 #[derive(Debug)]
@@ -55,6 +58,8 @@ impl From<sqlx::Error> for Failure {
             code if code.starts_with("22") => Self::OutOfRange(text),
             // Connection exceptions, and operator intervention but for a cancelled statement.
             code if code.starts_with("08") || code.starts_with("57P") => Self::Lost(text),
+            // What the session knows of the schema is not true any more: a dump was restored over it.
+            code if INTERNAL.contains(&code) => Self::Lost(text),
             code if SPENT.contains(&code) => Self::Lost(text),
             _ => Self::Refused(text),
         }
@@ -66,6 +71,7 @@ impl From<Error> for Failure {
         match error {
             Error::OutOfRange(text) => Self::OutOfRange(text),
             Error::Corrupt(text) => Self::Corrupt(text),
+            Error::Unavailable(text) => Self::Refused(text),
             other => Self::Refused(other.to_string()),
         }
     }

@@ -68,10 +68,10 @@ impl Nudge {
         });
     }
 
-    /// A position past all that was given out was lost with the server that gave it out: nobody waits
-    /// for it any more.
+    /// A position that was acknowledged before the look and is not there, though nothing holds the
+    /// look up, was lost with the server that gave it out: nobody waits for it any more.
     fn forget(&self, acknowledged: i64, look: &Look) {
-        if acknowledged >= look.end {
+        if acknowledged > look.committed && look.transaction.is_none() {
             self.0.send_modify(|last| {
                 if *last == acknowledged {
                     *last = look.committed;
@@ -178,8 +178,6 @@ struct Look {
     committed: i64,
     /// Whether there are commits after it.
     waiting: bool,
-    /// What no position has reached.
-    end: i64,
     /// How many commits of these tenants there were since the last look.
     commits: i64,
     tenants: Vec<String>,
@@ -257,7 +255,9 @@ impl Watcher {
         if known.is_ok_and(|known| known == now) {
             return Ok(connection);
         }
+        let acknowledged = *self.acknowledged.borrow();
         let first = Look::take(&mut connection, i64::MAX).await?;
+        self.nudge.forget(acknowledged, &first);
         self.touched.restart(first.committed);
         self.publish.send_replace(first.committed);
         *self.opening.write().unwrap_or_else(PoisonError::into_inner) = now;
@@ -404,4 +404,38 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Resu
 fn spread() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     RandomState::new().hash_one(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(committed: i64, transaction: Option<i64>) -> Look {
+        Look {
+            transaction,
+            pid: None,
+            committed,
+            waiting: false,
+            commits: 0,
+            tenants: Vec::new(),
+        }
+    }
+
+    /// A standby that lacked the last commit took the server's place: everything that it gives out lies
+    /// above what was lost, so that it is not told by its position alone.
+    #[test]
+    fn what_was_acknowledged_and_is_lost_is_not_waited_for() {
+        let nudge = Nudge(Arc::new(watch::Sender::new(0)));
+        nudge.acknowledged(70);
+        // It may be behind the transaction that is open.
+        nudge.forget(70, &look(60, Some(1)));
+        assert_eq!(*nudge.0.borrow(), 70);
+        nudge.forget(70, &look(60, None));
+        assert_eq!(*nudge.0.borrow(), 60);
+        // What is there stays, and so does what was acknowledged after the look.
+        nudge.acknowledged(80);
+        nudge.forget(80, &look(80, None));
+        nudge.forget(60, &look(59, None));
+        assert_eq!(*nudge.0.borrow(), 80);
+    }
 }

@@ -119,7 +119,7 @@ impl Postgres {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the server cannot be reached, is not durable, or has a schema of
-    /// another version; the text names no password.
+    /// another version, or when the replica has another ledger; the text names no password.
     pub async fn open(config: &Config) -> Result<Self, Error> {
         connect::admit(config).await?;
         if config.migrate {
@@ -131,6 +131,9 @@ impl Postgres {
             None => primary.clone(),
         };
         let state = Arc::new(State::read(config).await?);
+        if config.replica.is_some() {
+            connect::has_ledger(&readers, &state).await?;
+        }
         let horizon = Horizon::start(config, Arc::clone(&state)).await?;
         let writers = Writers::start(config, Arc::clone(&state), horizon.nudge()).await?;
         Ok(Self {

@@ -24,8 +24,7 @@ WITH seen AS MATERIALIZED (
     LIMIT 1
 ), edge AS MATERIALIZED (
     SELECT base + (coalesce((SELECT transaction FROM held),
-                            pg_snapshot_xmax(snapshot)::TEXT::BIGINT) << 15) AS position,
-           base + (pg_snapshot_xmax(snapshot)::TEXT::BIGINT << 15) AS "end"
+                            pg_snapshot_xmax(snapshot)::TEXT::BIGINT) << 15) AS position
     FROM ledger_state, seen
     WHERE id = 1
 ), fresh AS (
@@ -40,6 +39,5 @@ SELECT (SELECT transaction FROM held) AS transaction,
                  WHERE last_position < (SELECT position FROM edge)), 0) AS committed,
        coalesce((SELECT max(last_position) FROM commits)
                 >= (SELECT position FROM edge), FALSE) AS waiting,
-       (SELECT "end" FROM edge) AS "end",
        (SELECT count(*) FROM fresh) AS commits,
        ARRAY (SELECT DISTINCT tenant_id FROM fresh) AS tenants

@@ -332,3 +332,16 @@ async fn a_month_that_another_node_drops_meanwhile_keeps_its_adjustments() {
     let after = ledger.periods(&tenant(), "u", "", 10).await.unwrap();
     assert_eq!(after, before);
 }
+
+/// By it a node's readiness tells a busy writer from one that hangs.
+#[tokio::test]
+async fn what_a_node_has_written_moves_by_its_own_writes_only() {
+    let url = database().await;
+    let (here, there) = (open(&url, None).await, open(&url, None).await);
+    let (before, mut committed) = (here.written(), here.committed());
+    record(&there, "theirs", MONTHS[0]).await;
+    committed.wait_for(|now| *now > before).await.unwrap();
+    assert_eq!(here.written(), before);
+    record(&here, "ours", MONTHS[0]).await;
+    assert!(here.written() > before);
+}

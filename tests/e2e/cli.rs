@@ -377,10 +377,7 @@ async fn status_and_errors_are_told_in_one_line() {
     let mut server = with_events(folder.path()).await;
     let (json, table) = both(&server, &["status"]);
     assert_eq!(json["state"], "ok");
-    assert_eq!(
-        json["roles"],
-        json!(["metering", "analytics", "admin", "jobs"])
-    );
+    assert_eq!(json["roles"], json!(["metering", "analytics", "admin"]));
     let names: Vec<_> = json["dependencies"]
         .as_array()
         .unwrap()

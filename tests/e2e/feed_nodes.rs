@@ -147,6 +147,6 @@ async fn subscribers_who_go_from_node_to_node_all_see_one_log() {
         is_complete(&seen, &sent);
         assert_eq!(&seen, first.get_or_insert_with(|| seen.clone()));
     }
-    let all: u64 = sent.iter().map(|ids| ids.len() as u64).sum();
+    let all: usize = sent.iter().map(Vec::len).sum();
     println!("{all} events on {NODES} nodes, seen by {NODES} subscribers in one order");
 }

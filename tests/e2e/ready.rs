@@ -167,24 +167,25 @@ async fn readiness_follows_the_ledger_and_liveness_does_not() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blip_of_the_ledger_changes_no_readiness() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut server, postgres) = match backend() {
+    let (mut server, database) = match backend() {
         Backend::Sqlite => (Server::start(folder.path()), None),
         Backend::Postgres => {
-            let postgres = postgres::Server::start();
-            let url = postgres.database("blip");
+            let url = postgres::shared().database("blip");
             let start = Start::new(folder.path()).argument(format!("--ledger={url}"));
-            (start.serve(), Some(postgres))
+            (start.serve(), Some(url))
         }
     };
     let channel = server.channel().await;
     let mut clients = Clients::of(&server).await;
     let seen = watch(&channel, METERING).await;
-    match &postgres {
-        // Longer than a check may take, shorter than it takes to change what counts.
+    // Longer than a check may take, shorter than it takes to change what counts.
+    match database {
         None => drop(hold(&server, "3").wait(PATIENCE)),
-        Some(postgres) => {
-            postgres.crash();
-            postgres.start_again();
+        Some(url) => {
+            // In one transaction.
+            let blip = "LOCK TABLE ledger_state; SELECT pg_sleep(3)";
+            let locked = tokio::task::spawn_blocking(move || postgres::sql(&url, blip));
+            locked.await.unwrap();
         }
     }
     let deadline = Instant::now() + PATIENCE;

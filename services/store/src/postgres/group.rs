@@ -170,31 +170,7 @@ impl<'a> Plan<'a> {
                 other => other,
             };
         }
-        if any {
-            self.promote_twins();
-        }
         Ok(any)
-    }
-
-    /// What came after one that is left out is now the first of its key, unless it is too old, too.
-    fn promote_twins(&mut self) {
-        let mut promoted = HashMap::new();
-        for &index in &self.sorted {
-            let Place::Twin { first } = self.places[index] else {
-                continue;
-            };
-            if !matches!(self.places[first], Place::TooOld) {
-                continue;
-            }
-            self.places[index] = match promoted.get(&first) {
-                Some(&first) => Place::Twin { first },
-                None if self.submissions[index].charge_time_us < self.oldest_us => Place::TooOld,
-                None => {
-                    promoted.insert(first, index);
-                    Place::New
-                }
-            };
-        }
     }
 
     /// Writes what is to be recorded; answers what its positions are counted from, and the last one.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokenmeter_api::v1;
 use tokenmeter_test_postgres as postgres;
 use tokenmeter_tests::{
@@ -395,4 +396,37 @@ async fn a_server_may_be_started_before_its_postgres() {
     )
     .await;
     Clients::of(&server).await.record(event("e")).await.unwrap();
+}
+
+/// Another process holds up what a server does first with its ledger, as a long migration would.
+#[tokio::test]
+async fn a_server_that_opens_its_ledger_ends_when_asked() {
+    if !postgres_only("a file is opened at once") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let start = Start::new(folder.path());
+    drop(start.clone().serve());
+    let mut other = PgConnection::connect(&start.ledger()).await.unwrap();
+    let lock = "BEGIN; LOCK TABLE _sqlx_migrations IN ACCESS EXCLUSIVE MODE";
+    other.execute(lock).await.unwrap();
+    let mut process = Process::spawn(
+        Command::new(binary())
+            .args(["serve", "--listen=127.0.0.1:0"])
+            .env("TOKENMETER_LEDGER", start.ledger())
+            .current_dir(folder.path()),
+    );
+    let waiting = "SELECT count(*) FROM pg_locks \
+                   WHERE NOT granted AND relation = '_sqlx_migrations'::REGCLASS";
+    while sqlx::query_scalar::<_, i64>(waiting)
+        .fetch_one(&mut other)
+        .await
+        .unwrap()
+        == 0
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    process.terminate();
+    let status = process.wait(Duration::from_secs(10));
+    assert_eq!(status.code(), Some(0), "{:?}", process.finish(PATIENCE));
 }

@@ -16,6 +16,7 @@ use tokenmeter_store::ledger::retention::{Dropped, cut, month_of};
 use tokenmeter_store::ledger::{self, Ledger};
 
 use crate::error::Error;
+use crate::rollover::RolloverAdmin;
 
 /// The RPC, as requests are remembered.
 const RPC: &str = "Purge";
@@ -58,6 +59,7 @@ pub struct RetentionAdmin {
     clock: Clock,
     zone: Zone,
     retention_days: Option<u32>,
+    rollover: RolloverAdmin,
 }
 
 impl RetentionAdmin {
@@ -70,6 +72,7 @@ impl RetentionAdmin {
         retention_days: Option<u32>,
     ) -> Self {
         Self {
+            rollover: RolloverAdmin::new(Arc::clone(&ledger), Arc::clone(&clock), zone.clone()),
             ledger,
             clock,
             zone,
@@ -77,8 +80,8 @@ impl RetentionAdmin {
         }
     }
 
-    /// Drops until nothing is left to drop, or until `budget` has passed; then the same request goes
-    /// on. Whatever the budget, a call does a step. Retention is the ledger's: what is dropped is
+    /// Closes the months that it is about to drop events of, in all tenants, then drops until nothing
+    /// is left to drop, or until `budget` has passed; then the same request goes on. Whatever the budget, a call does a step. Retention is the ledger's: what is dropped is
     /// dropped for all its tenants, and reported for the caller's.
     ///
     /// # Errors
@@ -110,6 +113,8 @@ impl RetentionAdmin {
                 false => Err(Error::RequestConflict(name.clone())),
             };
         }
+        // What was used in a month is not known any more once its events are dropped.
+        self.rollover.close_before(month_of(before_us)).await?;
         let mut report = PurgeReport::default();
         loop {
             let step = self.ledger.purge(before_us, false).await?;
@@ -202,4 +207,82 @@ fn read(answer: &str) -> Result<PurgeReport, Error> {
         oldest_kept_us: answer.oldest_kept_us,
         complete: true,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokenmeter_identity::Roles;
+    use tokenmeter_model::counts::{Line, TokenCounts};
+    use tokenmeter_model::event::Event;
+    use tokenmeter_store::ledger::Submission;
+    use tokenmeter_store::sqlite::Sqlite;
+
+    use super::*;
+
+    /// 2026-03-15T12:00:00Z.
+    const NOW: i64 = 1_773_576_000_000_000;
+    const DAY_US: i64 = 86_400_000_000;
+
+    #[tokio::test]
+    async fn months_are_closed_before_their_events_are_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        let ledger: Arc<dyn Ledger> = Arc::new(Sqlite::open(&path).await.unwrap());
+        let caller = Caller {
+            tenant: tokenmeter_model::id::TenantId::new("acme").unwrap(),
+            user: "ann".into(),
+            roles: Roles::all(),
+        };
+        let event = Event {
+            event_id: "e".into(),
+            user_id: "u".into(),
+            provider: "anthropic".into(),
+            lines: vec![Line {
+                model: "claude".into(),
+                counts: TokenCounts {
+                    input: 10,
+                    ..TokenCounts::default()
+                },
+                ..Line::default()
+            }],
+            ..Event::default()
+        };
+        let submission = Submission {
+            tenant: caller.tenant.clone(),
+            fingerprint: event.fingerprint(),
+            quotes: vec![None],
+            event,
+            charge_time_us: NOW - 200 * DAY_US,
+            recorded_at_us: NOW,
+        };
+        ledger.record([submission].into()).await.unwrap();
+        let clock: Clock = Arc::new(|| NOW);
+        let admin = RetentionAdmin::new(Arc::clone(&ledger), clock, Zone::utc(), Some(90));
+        let asked = Purge {
+            request_id: "p".into(),
+            ..Purge::default()
+        };
+        let budget = Duration::from_secs(60);
+        let dry = Purge {
+            dry_run: true,
+            ..asked.clone()
+        };
+        assert_eq!(
+            admin
+                .purge(&caller, &dry, budget)
+                .await
+                .unwrap()
+                .dropped
+                .events,
+            1
+        );
+        let periods = async || ledger.periods(&caller.tenant, "u", "", 10).await.unwrap();
+        assert_eq!(periods().await, []);
+        let report = admin.purge(&caller, &asked, budget).await.unwrap();
+        assert!(report.complete && report.dropped.events == 1, "{report:?}");
+        let closed = periods().await;
+        assert_eq!(closed.len(), 1);
+        assert_eq!(closed[0].month.id, "2025-08");
+        assert_eq!(closed[0].as_closed.totals.input, 10);
+    }
 }

@@ -116,8 +116,16 @@ fn postgres(url: &str) -> Result<(), String> {
 /// mistake in it is as safe; rather too much is hidden than too little.
 pub fn redacted(text: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Cow::Borrowed(text);
+        return redacted_text(text);
     };
+    if let Some((before, _)) = rest.rsplit_once('@')
+        && let Some((_, query)) = before.split_once('?')
+        && query.contains('=')
+        && let Some(end) = before.find([':', '?'])
+    {
+        // That @ may be in the value of a parameter.
+        return Cow::Owned(format!("{scheme}://{}{HIDDEN}", &before[..=end]));
+    }
     // The last @: a password may hold others, unescaped by mistake.
     let (user, rest) = match rest.rsplit_once('@') {
         Some((user, rest)) => (Some(user), rest),
@@ -149,6 +157,18 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(shown)
+}
+
+/// What is no URL: a path, or a mistake, such as a connection in libpq's other form.
+fn redacted_text(text: &str) -> Cow<'_, str> {
+    const MARKS: [&str; 3] = ["postgres:", "postgresql:", "password="];
+    let end = |mark: &&str| text.find(mark).map(|at| at + mark.len());
+    match MARKS.iter().filter_map(end).min() {
+        Some(end) if !text.starts_with("sqlite:") => {
+            Cow::Owned(format!("{}{HIDDEN}", &text[..end]))
+        }
+        _ => Cow::Borrowed(text),
+    }
 }
 
 /// Whether a parameter's value is no secret.
@@ -219,8 +239,15 @@ mod tests {
                 "postgres://h/t?pass%77ord=***",
             ),
             ("redis://:pw@h/0", "redis://:***@h/0"),
+            ("postgres://u@h/t?password=p@w", "postgres://u@h/t?***"),
+            ("postgres://u@h:1/t?password=p@w", "postgres://u@h:***"),
+            ("postgres://u:p@h/t?password=p@w", "postgres://u:***"),
+            ("postgres:u:pw@h/t", "postgres:***"),
+            ("host=h password=pw user=u", "host=h password=***"),
+            ("sqlite:password=x.db", "sqlite:password=x.db"),
         ] {
             assert_eq!(redacted(text), shown);
+            assert_eq!(redacted(shown), shown, "shown again as it is");
         }
         let address = Address::parse("postgres://u:geheim@h/t").unwrap();
         assert!(!format!("{address} {address:?}").contains("geheim"));

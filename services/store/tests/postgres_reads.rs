@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used)] // a test may stop
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection};
 use tokenmeter_model::counts::{Line, TokenCounts};
 use tokenmeter_model::event::Event;
 use tokenmeter_model::id::TenantId;
+use tokenmeter_store::ledger::periods::{CloseStep, Month, Periods as _};
 use tokenmeter_store::ledger::reports::{Moment, Page, Reports as _, SessionOrder, SessionQuery};
 use tokenmeter_store::ledger::{EventQuery, Ledger as _, Range, Subject, Submission};
 use tokenmeter_store::postgres::{Config, Postgres};
@@ -276,4 +278,83 @@ async fn a_replica_that_has_another_ledger_is_refused() {
     let refused = Postgres::open(&config).await.err().map(|e| e.to_string());
     let named = |text: &str| text.contains("ledger_replica leads to another ledger");
     assert!(refused.as_deref().is_some_and(named), "{refused:?}");
+}
+
+/// Another node settles and drops a month, after this one saw that it is to be settled.
+#[tokio::test]
+async fn a_month_that_another_node_drops_meanwhile_keeps_its_adjustments() {
+    let url = database().await;
+    let ledger = Arc::new(open(&url, None).await);
+    record(&ledger, "early", MONTHS[0]).await;
+    let month = Month {
+        id: "2026-06".into(),
+        range: Range {
+            from_us: MONTHS[0] - 20 * DAY_US,
+            to_us: MONTHS[0] + 20 * DAY_US,
+        },
+    };
+    let step = CloseStep {
+        month: &month,
+        after: "",
+        users: 10,
+        now_us: MONTHS[1],
+        dry_run: false,
+    };
+    assert_eq!(
+        ledger.close_periods(&tenant(), step).await.unwrap().closed,
+        1
+    );
+    record(&ledger, "late", MONTHS[0]).await;
+    let before = ledger.periods(&tenant(), "u", "", 10).await.unwrap();
+    assert_eq!(before[0].adjusted.totals.requests, 2);
+    assert_eq!(before[0].adjustments.len(), 1);
+
+    // What the other node writes is made here, taken back, and written again by the other.
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    assert_eq!(ledger.settle_periods(MONTHS[3]).await.unwrap(), 1);
+    for sql in [
+        "CREATE TABLE kept AS SELECT settled_before, settled_at_position, adjusted, adjustments FROM periods",
+        "UPDATE periods SET settled_before = NULL, settled_at_position = NULL, adjusted = NULL, adjustments = NULL",
+        "BEGIN",
+        "UPDATE periods SET (settled_before, settled_at_position, adjusted, adjustments) = (SELECT * FROM kept)",
+        "TRUNCATE usage_lines",
+    ] {
+        sqlx::query(sql).execute(&mut other).await.unwrap();
+    }
+    let settling = tokio::spawn({
+        let ledger = Arc::clone(&ledger);
+        async move { ledger.settle_periods(MONTHS[3]).await }
+    });
+    let listing = tokio::spawn({
+        let ledger = Arc::clone(&ledger);
+        async move { ledger.periods(&tenant(), "u", "", 10).await }
+    });
+    let waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted \
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    while sqlx::query_scalar::<_, i64>(waiting)
+        .fetch_one(&mut other)
+        .await
+        .unwrap()
+        < 2
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    sqlx::query("COMMIT").execute(&mut other).await.unwrap();
+    assert_eq!(listing.await.unwrap().unwrap(), before);
+    settling.await.unwrap().unwrap();
+    let after = ledger.periods(&tenant(), "u", "", 10).await.unwrap();
+    assert_eq!(after, before);
+}
+
+/// By it a node's readiness tells a busy writer from one that hangs.
+#[tokio::test]
+async fn what_a_node_has_written_moves_by_its_own_writes_only() {
+    let url = database().await;
+    let (here, there) = (open(&url, None).await, open(&url, None).await);
+    let (before, mut committed) = (here.written(), here.committed());
+    record(&there, "theirs", MONTHS[0]).await;
+    committed.wait_for(|now| *now > before).await.unwrap();
+    assert_eq!(here.written(), before);
+    record(&here, "ours", MONTHS[0]).await;
+    assert!(here.written() > before);
 }

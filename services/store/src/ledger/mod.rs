@@ -418,6 +418,12 @@ pub trait Ledger:
     /// milliseconds.
     fn committed(&self) -> watch::Receiver<i64>;
 
+    /// The last position that this node itself has written and acknowledged, or an earlier one that it
+    /// found when it began: it moves as long as its own writers get on, whatever other nodes do.
+    fn written(&self) -> i64 {
+        *self.committed().borrow()
+    }
+
     /// The position of now: up to it everything is on disk and nothing is added any more, and it
     /// covers all that this node has acknowledged. Waits until that is so.
     async fn last_position(&self) -> Result<i64, Error>;

@@ -127,6 +127,11 @@ impl Horizon {
         self.committed.clone()
     }
 
+    /// The last position that this node has acknowledged.
+    pub(super) fn written(&self) -> i64 {
+        *self.nudge.0.borrow()
+    }
+
     /// The opening of which the horizon is: who reads it first finds a horizon of this opening, or of
     /// a later one.
     pub(super) fn opening(&self) -> Arc<str> {

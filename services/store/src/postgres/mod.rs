@@ -296,6 +296,10 @@ impl Ledger for Postgres {
         self.horizon.committed()
     }
 
+    fn written(&self) -> i64 {
+        self.horizon.written()
+    }
+
     async fn last_position(&self) -> Result<i64, Error> {
         self.horizon.last_position().await
     }

@@ -7,8 +7,9 @@ use sqlx::{AssertSqlSafe, Connection as _};
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::totals::bucket;
 
+use super::read::snapshot;
 use super::sessions::TOKENS;
-use super::{Postgres, sums, unavailable};
+use super::{Postgres, retention, sums, unavailable};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::periods::{CloseStep, Closing, Consumption, Facts, Month, Period, Periods};
 use crate::ledger::{Error, Range};
@@ -71,7 +72,8 @@ impl Periods for Postgres {
         limit: i64,
     ) -> Result<Vec<Period>, Error> {
         let position = self.horizon.last_position().await?;
-        let mut snapshot = self.primary.acquire().await.map_err(unavailable)?;
+        let mut snapshot = snapshot(&self.primary).await?;
+        retention::hold(&mut snapshot).await?;
         let rows = sqlx::query(
             "SELECT * FROM periods \
              WHERE tenant_id = $1 AND user_id = $2 AND ($3 = '' OR period_id < $3) \
@@ -118,7 +120,10 @@ impl Periods for Postgres {
         }
         loop {
             let position = self.position_of_all().await?;
-            let mut snapshot = self.primary.acquire().await.map_err(unavailable)?;
+            // Another node may settle and drop the same months: what is read here is from before
+            // both, or from after both.
+            let mut snapshot = snapshot(&self.primary).await?;
+            retention::hold(&mut snapshot).await?;
             let rows = sqlx::query(
                 "SELECT * FROM periods WHERE start_time < $1 \
                  AND (settled_before IS NULL OR settled_before < end_time) \
@@ -140,7 +145,9 @@ impl Periods for Postgres {
                 return Ok(all);
             }
             all += i64::try_from(settled.len()).unwrap_or_default();
-            keep(&mut snapshot, &settled, before_us, position).await?;
+            snapshot.commit().await.map_err(unavailable)?;
+            let mut connection = self.primary.acquire().await.map_err(unavailable)?;
+            keep(&mut connection, &settled, before_us, position).await?;
         }
     }
 }

@@ -21,9 +21,9 @@ const PURGES: i64 = 0x746f_6b65_6e6d_7075;
 /// How long others may be held up by a lock that a purge waits for.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
 /// How often such a lock is tried, and the pause in between: a question that reads the month may take
-/// a while.
-const ATTEMPTS: u32 = 200;
-const PAUSE: Duration = Duration::from_millis(100);
+/// a while, and those who wait behind a try have most of the time for themselves.
+const ATTEMPTS: u32 = 60;
+const PAUSE: Duration = Duration::from_secs(1);
 /// Tools, messages, champion cases and commits that one step drops of each kind at most.
 const ROWS: i64 = 10_000;
 /// Tables of what is recorded beside usage, with the column of their time.

@@ -149,7 +149,7 @@ async fn ask(ledger: &dyn Ledger) -> Answers {
     Answers {
         writes: writes.ok().map(|answer| answer.is_ok()),
         reads: reads.ok().map(|answer| answer.is_ok()),
-        committed: *ledger.committed().borrow(),
+        written: ledger.written(),
     }
 }
 
@@ -158,15 +158,15 @@ async fn ask(ledger: &dyn Ledger) -> Answers {
 struct Answers {
     writes: Option<bool>,
     reads: Option<bool>,
-    /// The last position on disk.
-    committed: i64,
+    /// The last position that this node has written: others' commits say nothing of its writers.
+    written: i64,
 }
 
 /// What counts of the ledger.
 #[derive(Debug, Default)]
 struct Judge {
-    /// The last position on disk at the last check.
-    committed: i64,
+    /// The last position that this node had written at the last check.
+    written: i64,
     writes: Steady,
     reads: Steady,
 }
@@ -174,8 +174,8 @@ struct Judge {
 impl Judge {
     /// Whether it can write, and whether it can be read, by these answers alone.
     fn works(&mut self, answers: &Answers) -> (bool, bool) {
-        let commits = self.committed != answers.committed;
-        self.committed = answers.committed;
+        let commits = self.written != answers.written;
+        self.written = answers.written;
         (
             answers.writes.unwrap_or(commits),
             answers.reads.unwrap_or(false),
@@ -184,7 +184,7 @@ impl Judge {
 
     /// Takes the first answers as they are.
     fn begin(&mut self, answers: &Answers) {
-        self.committed = answers.committed;
+        self.written = answers.written;
         let (writes, reads) = self.works(answers);
         self.writes.ready = writes;
         self.reads.ready = reads;
@@ -229,11 +229,11 @@ impl Health {
 mod tests {
     use super::*;
 
-    fn answers(writes: Option<bool>, reads: Option<bool>, committed: i64) -> Answers {
+    fn answers(writes: Option<bool>, reads: Option<bool>, written: i64) -> Answers {
         Answers {
             writes,
             reads,
-            committed,
+            written,
         }
     }
 
@@ -274,8 +274,8 @@ mod tests {
     #[test]
     fn a_writer_who_is_late_and_commits_is_busy_and_works() {
         let mut judge = ready();
-        for committed in 8..20 {
-            assert!(!judge.judge(&answers(None, Some(true), committed)));
+        for written in 8..20 {
+            assert!(!judge.judge(&answers(None, Some(true), written)));
         }
         let stuck = [(); 3].map(|()| judge.judge(&answers(None, Some(true), 19)));
         assert_eq!(stuck, [false, false, true]);

@@ -118,7 +118,14 @@ async fn run(
         return Ok(());
     };
     let draining = CancellationToken::new();
-    let node = wiring::build(&config, draining.clone()).await?;
+    // Opening the ledger may wait for others, such as for one that migrates it.
+    let node = tokio::select! {
+        node = wiring::build(&config, draining.clone()) => node?,
+        () = stop.as_mut() => {
+            tracing::info!("stopped before the ledger was open");
+            return Ok(());
+        }
+    };
     let page = scrapes.as_ref().map(|scrapes| scrapes.address);
     // Scrapes are answered to the end of the drain.
     let scrapes = scrapes.map(|scrapes| scrapes.serve(&config, &node));

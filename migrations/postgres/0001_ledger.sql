@@ -5,8 +5,8 @@
 -- A position is base + (transaction id << 15) + the line's number in its transaction: the order of
 -- positions is the order of transaction ids, and positions have gaps.
 
--- One row. Another system identifier or database means that a dump was restored here: then the epoch
--- changes, and base is raised so that new positions follow all that the dump has. Events charged
+-- One row. Another system identifier, database or table than this one was made in means that a dump
+-- was restored: then the epoch changes, and base is raised so that new positions follow all that the dump has. Events charged
 -- before sealed_before are refused; writers read the row FOR SHARE, so that raising it waits for them.
 CREATE TABLE ledger_state (
     id                BIGINT PRIMARY KEY CHECK (id = 1),
@@ -15,13 +15,16 @@ CREATE TABLE ledger_state (
     base              BIGINT NOT NULL,
     sealed_before     BIGINT NOT NULL,
     system_identifier TEXT   NOT NULL,
-    database_oid      BIGINT NOT NULL
+    database_oid      BIGINT NOT NULL,
+    table_oid         BIGINT NOT NULL
 );
-INSERT INTO ledger_state (id, epoch, secret, base, sealed_before, system_identifier, database_oid)
+INSERT INTO ledger_state (
+    id, epoch, secret, base, sealed_before, system_identifier, database_oid, table_oid)
 SELECT 1, substr(md5(gen_random_uuid()::text), 1, 16),
        decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'),
        0, 0, system_identifier::text,
-       (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
+       (SELECT oid::bigint FROM pg_database WHERE datname = current_database()),
+       'ledger_state'::regclass::oid::bigint
 FROM pg_control_system();
 
 -- Each time that the server was started, and the last position before it. A token names the opening in

@@ -43,6 +43,12 @@ async fn a_restored_dump_is_another_ledger() {
 }
 
 #[tokio::test]
+async fn a_dump_restored_over_its_own_database_is_another_ledger() {
+    let (here, copy) = (shared().database("over"), shared().database("kept"));
+    nodes::servers::a_dump_restored_over_its_own_database_is_another_ledger(&here, &copy).await;
+}
+
+#[tokio::test]
 async fn another_database_is_not_written_to() {
     let database = |name| shared().database(name);
     let (here, aside, copy) = (database("moved"), database("aside"), database("copy"));

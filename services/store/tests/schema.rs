@@ -19,6 +19,7 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     // Which server a PostgreSQL ledger is on, so that a dump that was restored elsewhere is told.
     ("column ledger_state.system_identifier", "-", "text"),
     ("column ledger_state.database_oid", "-", "integer"),
+    ("column ledger_state.table_oid", "-", "integer"),
     ("column openings.server_start", "-", "integer"),
     ("unique openings (server_start)", "-", "yes"),
     // Lists by position go through it; its rows say which partitions to read.

@@ -72,6 +72,8 @@ pub(super) struct State {
 struct Database {
     system_identifier: String,
     database_oid: i64,
+    /// Of `ledger_state`: a dump that is restored over the same database makes it anew.
+    table_oid: i64,
 }
 
 /// What a connection finds.
@@ -243,7 +245,8 @@ async fn begin(connection: &mut PgConnection, server: &Server) -> Result<(), Err
         tracing::warn!("the ledger was restored from a dump: it begins a new epoch");
         let restored = sqlx::query(include_str!("queries/restored.sql"))
             .bind(&server.database.system_identifier)
-            .bind(server.database.database_oid);
+            .bind(server.database.database_oid)
+            .bind(server.database.table_oid);
         restored.execute(&mut *change).await.map_err(unavailable)?;
         let forget = sqlx::query("DELETE FROM openings");
         forget.execute(&mut *change).await.map_err(unavailable)?;
@@ -396,6 +399,7 @@ mod tests {
             database: Database {
                 system_identifier: "1".into(),
                 database_oid: 1,
+                table_oid: 1,
             },
             start: 0,
         };

@@ -90,6 +90,27 @@ pub async fn a_restored_dump_is_another_ledger() {
     assert!(first.holds(&opening, position).await.unwrap());
 }
 
+/// A dump restored over the very database that it is of is another ledger, too: what was recorded after
+/// the dump was made is undone, and who has seen it is told.
+pub async fn a_dump_restored_over_its_own_database_is_another_ledger(url: &str, copy: &str) {
+    let first = node(url).await;
+    send(&*first, "a", "kept", 1, true).await;
+    restore_dump(url, copy);
+    send(&*first, "a", "undone", 1, true).await;
+    let position = first.last_position().await.unwrap();
+    let (opening, epoch) = (first.opening(), first.epoch().to_owned());
+    first.close().await;
+    sql(url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public");
+    restore_dump(copy, url);
+
+    let second = node(url).await;
+    assert_ne!(second.epoch(), epoch);
+    assert!(!second.holds(&opening, position).await.unwrap());
+    let next = send(&*second, "a", "new", 1, true).await;
+    assert!(next > position, "{next} is not after {position}");
+    assert_eq!(second.ledger_entries().await, ["kept", "new"]);
+}
+
 /// A node whose URL leads to another database all of a sudden does not write to it, and says so.
 pub async fn another_database_is_not_written_to(url: &str, aside: &str, copy: &str) {
     let one = node(url).await;

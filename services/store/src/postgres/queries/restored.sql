@@ -5,6 +5,7 @@ SET epoch = substr(md5(gen_random_uuid()::TEXT), 1, 16),
     secret = decode(replace(gen_random_uuid()::TEXT || gen_random_uuid()::TEXT, '-', ''), 'hex'),
     system_identifier = $1,
     database_oid = $2,
+    table_oid = $3,
     base = greatest(base, greatest(
         (SELECT max(last_position) FROM commits), (SELECT max(position) FROM usage_lines),
         (SELECT max(position) FROM event_keys), (SELECT max(number) FROM tool_invocations),

@@ -81,20 +81,19 @@ impl Case {
     }
 }
 
-/// How a figure grows with the ledger: a line of the output. Less is better.
+/// A figure of which less is better, beside what it is held against: a line of the output.
 #[derive(Debug, Serialize)]
-pub(crate) struct Growth {
+pub(crate) struct Cost {
     bench: &'static str,
     backend: &'static str,
     ours: i64,
-    /// The same in a ledger of ten thousand events.
     floor: i64,
     ratio: f64,
     unit: &'static str,
 }
 
-impl Growth {
-    pub(crate) fn new(bench: &'static str, floor: i64, ours: i64) -> Self {
+impl Cost {
+    pub(crate) fn new(bench: &'static str, floor: i64, ours: i64, unit: &'static str) -> Self {
         let thousandths = ours * 1_000 / floor.max(1);
         Self {
             bench,
@@ -102,7 +101,7 @@ impl Growth {
             ours,
             floor,
             ratio: f64::from(i32::try_from(thousandths).expect("a small ratio")) / 1_000.0,
-            unit: "pages",
+            unit,
         }
     }
 

@@ -74,6 +74,40 @@ impl Made {
     }
 }
 
+impl Made {
+    /// Bytes on disk for each event, with indexes, keys and totals, in which `keys` has one row an event;
+    /// none of a file. Tells the larger tables.
+    pub(crate) async fn bytes_per_event(&self, keys: &str) -> Option<i64> {
+        let Self::Postgres(url) = self else {
+            return None;
+        };
+        let mut connection = PgConnection::connect(url).await.expect("it connects");
+        let count = AssertSqlSafe(format!("SELECT count(*) FROM {keys}"));
+        let events: i64 = sqlx::query_scalar(count)
+            .fetch_one(&mut connection)
+            .await
+            .expect("events are counted");
+        let sizes = "SELECT relname::text, pg_table_size(oid), pg_indexes_size(oid) FROM pg_class \
+             WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 2 DESC";
+        let tables: Vec<(String, i64, i64)> = sqlx::query_as(sizes)
+            .fetch_all(&mut connection)
+            .await
+            .expect("tables have sizes");
+        for (name, table, indexes) in tables.iter().take(5) {
+            eprintln!(
+                "  {name}: {} bytes/event, indexes {}",
+                table / events,
+                indexes / events
+            );
+        }
+        let all: i64 = tables
+            .iter()
+            .map(|(_, table, indexes)| table + indexes)
+            .sum();
+        Some(all / events)
+    }
+}
+
 /// The ledgers of a run, which go with it.
 pub(crate) struct Room {
     place: Place,

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::client::Client;
 use crate::data::{Random, tenant_id, with_tenant};
-use crate::figures::{Case, Growth};
+use crate::figures::{Case, Cost};
 use crate::place::{Made, Room};
 use crate::record::{Common, WARM_UP, alternate, now_us, serve_on};
 
@@ -60,7 +60,7 @@ pub(crate) fn run(runtime: &Runtime, options: &Options) {
     });
     let [(_, before), (large, after)] = sides;
     calls(runtime, options, &room, &large).print();
-    Growth::new("read_user_usage_pages", before, after).print();
+    Cost::new("read_user_usage_pages", before, after, "pages").print();
 }
 
 /// `GetUserUsage` of users as they are met, beside the empty call.

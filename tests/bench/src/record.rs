@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 
 use crate::client::{Client, Load};
 use crate::data::Generator;
-use crate::figures::{Case, Tally};
+use crate::figures::{Case, Cost, Tally};
 use crate::floor::{Floor, Task};
 use crate::place::{Made, Place, Room};
 
@@ -88,7 +88,8 @@ pub(crate) fn run(runtime: &Runtime, options: &Options) {
 
 fn batch(runtime: &Runtime, options: &Options) -> Case {
     let mut room = options.common.ledger.room();
-    let server = serve(&mut room);
+    let made = room.make("ledger");
+    let server = serve_on(&room, "server", &made);
     let client = runtime.block_on(Client::connect(&[server.address()]));
     let start_us = now_us();
     let generator = Generator::new(options.common.seed, start_us);
@@ -96,11 +97,17 @@ fn batch(runtime: &Runtime, options: &Options) -> Case {
     let ours = runtime.block_on(client.batches(&mut load, WARM_UP));
     eprintln!("  warm-up: {:.0} events/s", ours.per_second());
     let mut floor = faster_floor(&mut room, &options.common, start_us);
+    let floor_made = floor.made().clone();
     let (ours, floor) = alternate(
         options.common.seconds,
         |slice| runtime.block_on(client.batches(&mut load, slice)),
         |slice| floor.slice(slice),
     );
+    let ours_bytes = runtime.block_on(made.bytes_per_event("event_keys"));
+    let floor_bytes = runtime.block_on(floor_made.bytes_per_event("dedup"));
+    if let Some((ours, floor)) = ours_bytes.zip(floor_bytes) {
+        Cost::new("record_batch_100_bytes", floor, ours, "bytes/event").print();
+    }
     let backend = options.common.backend();
     Case::new("record_batch_100", backend, "events/s", ours, floor)
 }

@@ -38,6 +38,7 @@ pub(crate) struct Floor {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    made: Made,
 }
 
 impl Floor {
@@ -54,7 +55,13 @@ impl Floor {
             input: child.stdin.take().expect("stdin is piped"),
             output: BufReader::new(child.stdout.take().expect("stdout is piped")),
             child,
+            made: task.made.clone(),
         }
+    }
+
+    /// Where it writes.
+    pub(crate) fn made(&self) -> &Made {
+        &self.made
     }
 
     /// Has it write for so long.

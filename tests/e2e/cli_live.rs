@@ -229,7 +229,7 @@ async fn an_export_imported_elsewhere_has_equal_totals() {
     assert_eq!(again["file"]["events"], 2_498);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_shows_what_happens_and_goes_on_where_it_ended() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(folder.path());

@@ -354,7 +354,7 @@ async fn a_token_that_cannot_be_used_is_told_apart() {
     assert_eq!(failure.reason, R::ResumeTokenFilterMismatch);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_of_what_a_restore_undid_has_expired() {
     if !sqlite_only("a copy of the file takes the place of the file") {
         return;

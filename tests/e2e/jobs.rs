@@ -43,7 +43,7 @@ fn expected() -> Vec<&'static str> {
     names
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_due_is_done_by_one_node() {
     let folder = tempfile::tempdir().unwrap();
     let mut before = Server::start(folder.path());
@@ -131,7 +131,7 @@ async fn what_is_due_is_done_by_one_node() {
     assert_eq!(jobs(&mut clients).await, done);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_gives_leases_back() {
     let folder = tempfile::tempdir().unwrap();
     let start = || Start::new(folder.path()).argument("--roles=admin,metering,jobs");

@@ -352,7 +352,7 @@ async fn expect_waiting(channel: &Channel) {
     assert!(failure.retry_after.is_some(), "{failure:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_waits_for_its_ledger_says_so_and_ends_when_asked() {
     let folder = tempfile::tempdir().unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -399,7 +399,7 @@ async fn a_server_may_be_started_before_its_postgres() {
 }
 
 /// Another process holds up what a server does first with its ledger, as a long migration would.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_opens_its_ledger_ends_when_asked() {
     if !postgres_only("a file is opened at once") {
         return;

@@ -382,7 +382,7 @@ async fn a_node_has_only_so_many_streams() {
     drop(third);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_does_not_wait_for_an_idle_stream() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(folder.path());

@@ -12,14 +12,21 @@ use tokenmeter_model::totals::Totals;
 use tokenmeter_model::zone::Zone;
 use tokenmeter_store::clock::Clock;
 use tokenmeter_store::ledger::correction::Request;
-use tokenmeter_store::ledger::retention::{Dropped, cut, month_of};
+use tokenmeter_store::ledger::retention::{Dropped, Purged, cut, month_of};
 use tokenmeter_store::ledger::{self, Ledger};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
+use tokio::time::timeout;
 
 use crate::error::Error;
 use crate::rollover::RolloverAdmin;
 
 /// The RPC, as requests are remembered.
 const RPC: &str = "Purge";
+/// How long a call waits for its first step, however little time it has.
+const FIRST_STEP: Duration = Duration::from_secs(1);
+
+/// The step under way, and what the last one dropped if nobody waited for its end.
+type Step = Arc<Mutex<Option<Purged>>>;
 
 /// What to drop.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +67,7 @@ pub struct RetentionAdmin {
     zone: Zone,
     retention_days: Option<u32>,
     rollover: RolloverAdmin,
+    step: Step,
 }
 
 impl RetentionAdmin {
@@ -77,12 +85,14 @@ impl RetentionAdmin {
             clock,
             zone,
             retention_days,
+            step: Step::default(),
         }
     }
 
     /// Closes the months that it is about to drop events of, in all tenants, then drops until nothing
-    /// is left to drop, or until `budget` has passed; then the same request goes on. Whatever the budget, a call does a step. Retention is the ledger's: what is dropped is
-    /// dropped for all its tenants, and reported for the caller's.
+    /// is left to drop, or until `budget` has passed; then the same request goes on. A step that takes
+    /// longer goes on by itself. Retention is the ledger's: what is dropped is dropped for all its
+    /// tenants, and reported for the caller's.
     ///
     /// # Errors
     /// Why the run did not begin or go on; steps before stand.
@@ -117,7 +127,11 @@ impl RetentionAdmin {
         self.rollover.close_before(month_of(before_us)).await?;
         let mut report = PurgeReport::default();
         loop {
-            let step = self.ledger.purge(before_us, false).await?;
+            let left = stop.saturating_duration_since(Instant::now());
+            let Ok(step) = timeout(left.max(FIRST_STEP), self.step(before_us)).await else {
+                break;
+            };
+            let step = step?;
             if let Some(dropped) = step.tenants.get(&caller.tenant) {
                 report.dropped.add(dropped);
             }
@@ -138,6 +152,27 @@ impl RetentionAdmin {
             }
         }
         Ok(report)
+    }
+
+    /// Does a step, or answers the last one that nobody waited for. The work is a task of its own: a
+    /// large month takes longer than a call may, and is dropped in one transaction.
+    async fn step(&self, before_us: i64) -> Result<Purged, Error> {
+        let mut unseen: OwnedMutexGuard<_> = Arc::clone(&self.step).lock_owned().await;
+        if let Some(step) = unseen.take() {
+            return Ok(step);
+        }
+        let (tell, told) = oneshot::channel();
+        let ledger = Arc::clone(&self.ledger);
+        tokio::spawn(async move {
+            let step = ledger.purge(before_us, false).await;
+            if let Err((Ok(step), mut unseen)) = tell.send((step, unseen)) {
+                *unseen = Some(step);
+            }
+        });
+        let (step, _unseen) = told.await.map_err(|_| {
+            Error::Ledger(ledger::Error::Unavailable("a purge was broken off".into()))
+        })?;
+        Ok(step?)
     }
 
     async fn dry_run(&self, caller: &Caller, before_us: i64) -> Result<PurgeReport, Error> {

@@ -127,6 +127,9 @@ load() {
     # With what it measured on the output.
     step cargo test --locked --profile "$TOKENMETER_PROFILE" --package tokenmeter-tests \
         --features load --test load -- --nocapture | tee -a "$scratch/results"
+    TOKENMETER_TEST_LEDGER=postgres step cargo test --locked --profile "$TOKENMETER_PROFILE" \
+        --package tokenmeter-tests --features load --test load -- --nocapture reconcile |
+        tee -a "$scratch/results"
 }
 
 clients() {

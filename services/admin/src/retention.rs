@@ -25,8 +25,17 @@ const RPC: &str = "Purge";
 /// How long a call waits for its first step, however little time it has.
 const FIRST_STEP: Duration = Duration::from_secs(1);
 
-/// The step under way, and what the last one dropped if nobody waited for its end.
-type Step = Arc<Mutex<Option<Purged>>>;
+/// What a step of a run did.
+#[derive(Debug)]
+struct Done {
+    /// It was done to events charged before this, in microseconds since the Unix epoch.
+    before_us: i64,
+    /// What it dropped; none if it closed all months with a part before that.
+    dropped: Option<Purged>,
+}
+
+/// The step under way, and what the last one did if nobody waited for its end.
+type Step = Arc<Mutex<Option<Done>>>;
 
 /// What to drop.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -123,20 +132,26 @@ impl RetentionAdmin {
                 false => Err(Error::RequestConflict(name.clone())),
             };
         }
-        // What was used in a month is not known any more once its events are dropped.
-        self.rollover.close_before(month_of(before_us)).await?;
         let mut report = PurgeReport::default();
-        loop {
+        let mut closed = false;
+        while !report.complete {
             let left = stop.saturating_duration_since(Instant::now());
-            let Ok(step) = timeout(left.max(FIRST_STEP), self.step(before_us)).await else {
+            let step = self.step(before_us, closed);
+            let Ok(done) = timeout(left.max(FIRST_STEP), step).await else {
                 break;
             };
-            let step = step?;
+            let done = done?;
+            // That of a call before may have been asked for less.
+            let as_asked = done.before_us >= before_us;
+            let Some(step) = done.dropped else {
+                closed |= as_asked;
+                continue;
+            };
             if let Some(dropped) = step.tenants.get(&caller.tenant) {
                 report.dropped.add(dropped);
             }
-            report.complete = step.complete;
-            if report.complete || Instant::now() >= stop {
+            report.complete = step.complete && as_asked;
+            if Instant::now() >= stop {
                 break;
             }
         }
@@ -154,25 +169,37 @@ impl RetentionAdmin {
         Ok(report)
     }
 
-    /// Does a step, or answers the last one that nobody waited for. The work is a task of its own: a
-    /// large month takes longer than a call may, and is dropped in one transaction.
-    async fn step(&self, before_us: i64) -> Result<Purged, Error> {
+    /// Does a step, or answers the last one that nobody waited for: months are closed first, because
+    /// what was used in a month is not known any more once its events are dropped. The work is a task of
+    /// its own: a large month takes longer than a call may.
+    async fn step(&self, before_us: i64, closed: bool) -> Result<Done, Error> {
         let mut unseen: OwnedMutexGuard<_> = Arc::clone(&self.step).lock_owned().await;
-        if let Some(step) = unseen.take() {
-            return Ok(step);
+        if let Some(done) = unseen.take() {
+            return Ok(done);
         }
         let (tell, told) = oneshot::channel();
-        let ledger = Arc::clone(&self.ledger);
+        let (ledger, rollover) = (Arc::clone(&self.ledger), self.rollover.clone());
         tokio::spawn(async move {
-            let step = ledger.purge(before_us, false).await;
-            if let Err((Ok(step), mut unseen)) = tell.send((step, unseen)) {
-                *unseen = Some(step);
+            let done = match closed {
+                true => ledger
+                    .purge(before_us, false)
+                    .await
+                    .map(Some)
+                    .map_err(Error::from),
+                false => rollover
+                    .close_before(month_of(before_us))
+                    .await
+                    .map(|_| None),
+            };
+            let done = done.map(|dropped| Done { before_us, dropped });
+            if let Err((Ok(done), mut unseen)) = tell.send((done, unseen)) {
+                *unseen = Some(done);
             }
         });
-        let (step, _unseen) = told.await.map_err(|_| {
+        let (done, _unseen) = told.await.map_err(|_| {
             Error::Ledger(ledger::Error::Unavailable("a purge was broken off".into()))
         })?;
-        Ok(step?)
+        done
     }
 
     async fn dry_run(&self, caller: &Caller, before_us: i64) -> Result<PurgeReport, Error> {
@@ -246,6 +273,8 @@ fn read(answer: &str) -> Result<PurgeReport, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use tokenmeter_identity::Roles;
     use tokenmeter_model::counts::{Line, TokenCounts};
     use tokenmeter_model::event::Event;
@@ -258,11 +287,9 @@ mod tests {
     const NOW: i64 = 1_773_576_000_000_000;
     const DAY_US: i64 = 86_400_000_000;
 
-    #[tokio::test]
-    async fn months_are_closed_before_their_events_are_dropped() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("t.db");
-        let ledger: Arc<dyn Ledger> = Arc::new(Sqlite::open(&path).await.unwrap());
+    /// A ledger with one event of a user `u`, 200 days old, in August 2025.
+    async fn ledger(path: &Path) -> (Arc<dyn Ledger>, Caller) {
+        let ledger: Arc<dyn Ledger> = Arc::new(Sqlite::open(path).await.unwrap());
         let caller = Caller {
             tenant: tokenmeter_model::id::TenantId::new("acme").unwrap(),
             user: "ann".into(),
@@ -291,8 +318,37 @@ mod tests {
             recorded_at_us: NOW,
         };
         ledger.record([submission].into()).await.unwrap();
+        (ledger, caller)
+    }
+
+    fn admin(ledger: &Arc<dyn Ledger>) -> RetentionAdmin {
         let clock: Clock = Arc::new(|| NOW);
-        let admin = RetentionAdmin::new(Arc::clone(&ledger), clock, Zone::utc(), Some(90));
+        RetentionAdmin::new(Arc::clone(ledger), clock, Zone::utc(), Some(90))
+    }
+
+    #[tokio::test]
+    async fn a_step_that_nobody_waits_for_goes_on_and_the_next_call_finds_it_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, caller) = ledger(&folder.path().join("t.db")).await;
+        let admin = admin(&ledger);
+        let before_us = NOW - 90 * DAY_US;
+        for closed in [false, true] {
+            let begun = timeout(Duration::ZERO, admin.step(before_us, closed)).await;
+            assert!(begun.is_err(), "a step takes longer than no time");
+            // Whichever step this call would have begun, it answers the one that went on.
+            let done = admin.step(before_us, !closed).await.unwrap();
+            assert_eq!(done.dropped.is_some(), closed, "{done:?}");
+            let periods = ledger.periods(&caller.tenant, "u", "", 10).await.unwrap();
+            assert_eq!(periods.len(), 1);
+        }
+        assert_eq!(ledger.oldest_kept(&caller.tenant).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn months_are_closed_before_their_events_are_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, caller) = ledger(&folder.path().join("t.db")).await;
+        let admin = admin(&ledger);
         let asked = Purge {
             request_id: "p".into(),
             ..Purge::default()

@@ -1,5 +1,7 @@
 //! The stated bound of every field, and the violation that names field, bound and mend.
 
+use std::fmt::Display;
+
 /// Longest opaque id or text in bytes (R1: ids are at most 255 bytes, no other text bound is lower).
 pub const MAX_TEXT_BYTES: usize = 255;
 /// Most labels on one event (R1).
@@ -83,11 +85,11 @@ impl Violation {
     }
 }
 
-/// Checks that `min ≤ value ≤ max`.
-pub fn range(field: &str, value: i64, min: i64, max: i64, out: &mut Vec<Violation>) {
+/// Checks that `min ≤ value ≤ max`. A field's path is only written out where it is refused.
+pub fn range(field: impl Display, value: i64, min: i64, max: i64, out: &mut Vec<Violation>) {
     if value < min || value > max {
         out.push(Violation::new(
-            field,
+            field.to_string(),
             format!("{value} is out of bounds; send a value from {min} to {max}"),
         ));
     }
@@ -95,14 +97,14 @@ pub fn range(field: &str, value: i64, min: i64, max: i64, out: &mut Vec<Violatio
 
 /// Checks that a text is at most [`MAX_TEXT_BYTES`] long and has no NUL character, which PostgreSQL
 /// cannot keep; empty passes.
-pub fn text(field: &str, value: &str, out: &mut Vec<Violation>) {
+pub fn text(field: impl Display, value: &str, out: &mut Vec<Violation>) {
     if value.contains('\0') {
         let text = "has a NUL character (U+0000); send it without";
-        out.push(Violation::new(field, text));
+        out.push(Violation::new(field.to_string(), text));
     }
     if value.len() > MAX_TEXT_BYTES {
         out.push(Violation::new(
-            field,
+            field.to_string(),
             format!(
                 "{} bytes is too long; send at most {MAX_TEXT_BYTES} bytes",
                 value.len()
@@ -112,10 +114,10 @@ pub fn text(field: &str, value: &str, out: &mut Vec<Violation>) {
 }
 
 /// Checks that an id is present and at most [`MAX_TEXT_BYTES`] long.
-pub fn required_text(field: &str, value: &str, out: &mut Vec<Violation>) {
+pub fn required_text(field: impl Display, value: &str, out: &mut Vec<Violation>) {
     if value.is_empty() {
         out.push(Violation::new(
-            field,
+            field.to_string(),
             format!("is required; send 1 to {MAX_TEXT_BYTES} bytes"),
         ));
     }
@@ -136,12 +138,11 @@ pub fn labels(labels: &[(String, String)], out: &mut Vec<Violation>) {
         return;
     }
     for (key, value) in labels {
-        let path = format!("labels[{key:.64}]");
-        required_text(&format!("{path}.key"), key, out);
-        text(&format!("{path}.value"), value, out);
+        required_text(format_args!("labels[{key:.64}].key"), key, out);
+        text(format_args!("labels[{key:.64}].value"), value, out);
         if key.starts_with(RESERVED_LABELS) {
             out.push(Violation::new(
-                format!("{path}.key"),
+                format!("labels[{key:.64}].key"),
                 format!(
                     "keys that begin with {:?} are reserved; send another key",
                     RESERVED_LABELS

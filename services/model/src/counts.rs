@@ -5,6 +5,7 @@
 //! never added to it.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
@@ -112,16 +113,11 @@ impl TokenCounts {
 
     /// Checks bounds and that no sub-count passes the count it is part of.
     /// `field` is the path of the counts in the contract.
-    pub fn check(&self, field: &str, out: &mut Vec<Violation>) {
+    pub fn check(&self, field: impl Display, out: &mut Vec<Violation>) {
         let before = out.len();
         for (name, value) in self.named() {
-            bounds::range(
-                &format!("{field}.{name}"),
-                value,
-                0,
-                bounds::MAX_TOKENS,
-                out,
-            );
+            let path = format_args!("{field}.{name}");
+            bounds::range(path, value, 0, bounds::MAX_TOKENS, out);
         }
         if out.len() > before {
             return;
@@ -178,9 +174,9 @@ pub struct Line {
 
 impl Line {
     /// Checks every bound of the line. `field` is its path in the contract.
-    pub fn check(&self, field: &str, out: &mut Vec<Violation>) {
-        bounds::required_text(&format!("{field}.model"), &self.model, out);
-        self.counts.check(&format!("{field}.counts"), out);
+    pub fn check(&self, field: impl Display, out: &mut Vec<Violation>) {
+        bounds::required_text(format_args!("{field}.model"), &self.model, out);
+        self.counts.check(format_args!("{field}.counts"), out);
         if self.tool_requests.len() > bounds::MAX_TOOL_KINDS {
             out.push(Violation::new(
                 format!("{field}.tool_requests"),
@@ -192,9 +188,9 @@ impl Line {
             ));
         }
         for (tool, requests) in &self.tool_requests {
-            let path = format!("{field}.tool_requests[{tool:.64}]");
-            bounds::required_text(&path, tool, out);
-            bounds::range(&path, *requests, 0, bounds::MAX_TOOL_REQUESTS, out);
+            let path = format_args!("{field}.tool_requests[{tool:.64}]");
+            bounds::required_text(path, tool, out);
+            bounds::range(path, *requests, 0, bounds::MAX_TOOL_REQUESTS, out);
         }
     }
 }

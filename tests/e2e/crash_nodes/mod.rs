@@ -73,19 +73,23 @@ impl Nodes {
         }
     }
 
-    /// Waits until clients were told of more than `bytes` since.
-    fn await_progress(&mut self, bytes: u64) {
+    /// Waits until clients were told of more than `bytes` since; answers whether all are at work still.
+    fn await_progress(&mut self, bytes: u64) -> bool {
         let told = |places: &[Place]| places.iter().map(Place::progress).sum::<u64>();
         let enough = told(&self.places) + bytes;
         wait_until("acknowledgements", PATIENCE, || {
-            for client in &mut self.clients {
-                assert_eq!(client.ended(), None, "a client ended");
-            }
             for server in &mut self.servers {
                 assert_eq!(server.ended(), None, "a server ended");
             }
-            (told(&self.places) >= enough).then_some(())
-        });
+            if self
+                .clients
+                .iter_mut()
+                .any(|client| client.ended().is_some())
+            {
+                return Some(false);
+            }
+            (told(&self.places) >= enough).then_some(true)
+        })
     }
 
     fn kill_node(&mut self, chance: &mut Chance) {
@@ -112,13 +116,21 @@ impl Nodes {
         self.clients[n] = self.places[n].start(&self.addresses);
     }
 
-    /// Lets clients send until they were told of everything.
-    fn settle(&mut self) {
+    /// Lets clients send until they were told of everything; answers those that found something wrong
+    /// themselves, with the end of what they wrote.
+    fn settle(&mut self) -> Vec<String> {
         std::fs::write(Place::stop(self.folder.path()), "").unwrap();
-        for client in &mut self.clients {
-            let status = client.wait(PATIENCE);
-            assert!(status.success(), "a client: {status}");
-        }
+        let clients = std::mem::take(&mut self.clients).into_iter();
+        let ended = clients.map(|client| client.finish(PATIENCE));
+        let failed = ended.filter(|client| !client.status.success());
+        failed
+            .map(|client| {
+                let text = client.stdout + &client.stderr;
+                let last: Vec<_> = text.lines().rev().take(30).collect();
+                let last: Vec<_> = last.into_iter().rev().collect();
+                format!("a client: {}: {}", client.status, last.join("\n"))
+            })
+            .collect()
     }
 }
 
@@ -139,7 +151,10 @@ async fn record_under_fire(
                 kinds = vec![0, 1, 2];
             }
             let began = Instant::now();
-            nodes.await_progress(PROGRESS + chance.below(8 * PROGRESS));
+            // One that ended found something wrong.
+            if !nodes.await_progress(PROGRESS + chance.below(8 * PROGRESS)) {
+                break;
+            }
             longest = longest.max(began.elapsed());
             let kind = chance.pick(kinds.len());
             match kinds.swap_remove(kind) {
@@ -149,15 +164,16 @@ async fn record_under_fire(
             }
         }
         nodes.await_progress(PROGRESS);
-        nodes.settle();
+        let mut wrong = nodes.settle();
         let sent: usize = nodes.places.iter().map(|one| one.known().sent.len()).sum();
         println!("{rounds} rounds, {sent} events; at most {longest:?} to the next kill");
         let least = 10 * usize::try_from(rounds).unwrap();
-        assert!(sent >= least, "only {sent} events");
+        assert!(sent >= least || !wrong.is_empty(), "only {sent} events");
         // Whichever node is asked, and however often it was killed.
         let n = chance.pick(NODES);
         let runtime = tokio::runtime::Handle::current();
-        runtime.block_on(judge(&nodes.servers[n], &nodes.places))
+        wrong.extend(runtime.block_on(judge(&nodes.servers[n], &nodes.places)));
+        wrong
     })
 }
 

@@ -143,11 +143,11 @@ fn check(asked: &Asked) -> Result<(), Error> {
         }
     }
     for (n, model) in asked.models.iter().take(MAX_MODELS).enumerate() {
-        bounds::required_text(&format!("filter.models[{n}]"), model, &mut out);
+        bounds::required_text(format_args!("filter.models[{n}]"), model, &mut out);
     }
     for (n, (key, value)) in asked.labels.iter().take(MAX_LABELS).enumerate() {
-        bounds::required_text(&format!("filter.labels[{n}].key"), key, &mut out);
-        bounds::text(&format!("filter.labels[{n}].value"), value, &mut out);
+        bounds::required_text(format_args!("filter.labels[{n}].key"), key, &mut out);
+        bounds::text(format_args!("filter.labels[{n}].value"), value, &mut out);
     }
     match out.is_empty() {
         true => Ok(()),

@@ -261,7 +261,7 @@ impl Event {
             return;
         }
         for (n, line) in self.lines.iter().enumerate() {
-            line.check(&format!("lines.lines[{n}]"), out);
+            line.check(format_args!("lines.lines[{n}]"), out);
         }
     }
 

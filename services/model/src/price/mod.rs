@@ -86,21 +86,27 @@ pub struct Price {
 impl Price {
     /// Checks every bound of the price. `field` is its path in the contract.
     pub fn check(&self, field: &str, out: &mut Vec<Violation>) {
-        bounds::required_text(&format!("{field}.provider"), &self.provider, out);
+        bounds::required_text(format_args!("{field}.provider"), &self.provider, out);
         if self.provider.contains('/') {
             let text = "has a '/', which parts provider from model; send the provider's name alone";
             out.push(Violation::new(format!("{field}.provider"), text));
         }
-        bounds::required_text(&format!("{field}.model"), &self.model, out);
-        bounds::text(&format!("{field}.source"), &self.source, out);
+        bounds::required_text(format_args!("{field}.model"), &self.model, out);
+        bounds::text(format_args!("{field}.source"), &self.source, out);
         bounds::range(
-            &format!("{field}.effective_from"),
+            format_args!("{field}.effective_from"),
             self.effective_from_us,
             bounds::MIN_TIME_US,
             MAX_EFFECTIVE_US,
             out,
         );
-        bounds::range(&format!("{field}.version"), self.version, 0, i64::MAX, out);
+        bounds::range(
+            format_args!("{field}.version"),
+            self.version,
+            0,
+            i64::MAX,
+            out,
+        );
         let standard = self.tiers.get(&ServiceTier::Standard);
         if standard.is_none_or(|rates| rates.base.is_empty()) {
             out.push(Violation::new(
@@ -158,7 +164,7 @@ fn check_tier(path: &str, tier: ServiceTier, rates: &TierRates, out: &mut Vec<Vi
     for (index, long) in rates.long_context.iter().enumerate() {
         let at = format!("{path}.long_context[{index}]");
         bounds::range(
-            &format!("{at}.above_tokens"),
+            format_args!("{at}.above_tokens"),
             long.above_tokens,
             1,
             bounds::MAX_TOKENS,
@@ -181,7 +187,7 @@ fn check_tier(path: &str, tier: ServiceTier, rates: &TierRates, out: &mut Vec<Vi
 fn check_rates(path: &str, rates: &Rates, out: &mut Vec<Violation>) {
     for (component, pico) in rates.iter() {
         bounds::range(
-            &format!("{path}.{}", component.as_str()),
+            format_args!("{path}.{}", component.as_str()),
             pico,
             0,
             money::MAX_UNIT_PRICE,

@@ -284,7 +284,7 @@ fn check(lines: &[Line]) -> Result<(), Error> {
                 bytes: line.model.len(),
             });
         }
-        line.check(&format!("lines[{i}]"), &mut violations);
+        line.check(format_args!("lines[{i}]"), &mut violations);
     }
     match violations.into_iter().next() {
         Some(violation) => Err(Error::OutOfBounds {

@@ -401,6 +401,9 @@ impl<'a> Writing<'a> {
     }
 }
 
+/// About how many bytes a row of sums takes.
+const SUMS_BYTES: usize = 600;
+
 /// The order in which totals are locked: those that the fewest add to first, so that the others are
 /// locked for the shortest time; by key within a scope.
 fn in_lock_order(sums: Batch<'_>, types: Types) -> Result<Records, Error> {
@@ -412,7 +415,7 @@ fn in_lock_order(sums: Batch<'_>, types: Types) -> Result<Records, Error> {
     };
     let mut rows = sums.rows()?;
     rows.sort_by_key(|(key, _)| rank(key));
-    let mut records = Records::new(types.sums);
+    let mut records = Records::of_size(types.sums, SUMS_BYTES * rows.len());
     for (key, totals) in &rows {
         records.row(|row| bind_sums(key, totals, row));
     }

@@ -65,10 +65,15 @@ pub(super) struct Records {
 impl Records {
     /// None yet.
     pub(super) fn new(of: RecordType) -> Self {
+        Self::of_size(of, 0)
+    }
+
+    /// None yet, with room for about so many bytes.
+    pub(super) fn of_size(of: RecordType, bytes: usize) -> Self {
         Self {
             of,
             rows: 0,
-            bytes: Vec::new(),
+            bytes: Vec::with_capacity(bytes),
         }
     }
 

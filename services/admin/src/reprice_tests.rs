@@ -31,6 +31,8 @@ async fn service() -> Service {
         caller: Caller {
             tenant: TenantId::new("acme").unwrap(),
             user: "ann".into(),
+            team_id: String::new(),
+            api_key_id: String::new(),
             roles: Roles::all(),
         },
         _folder: folder,
@@ -90,6 +92,7 @@ impl Service {
                     event,
                     charge_time_us: T0 + n,
                     recorded_at_us: T0,
+                    api_key_id: String::new(),
                 }
             })
             .collect();

@@ -293,6 +293,8 @@ mod tests {
         let caller = Caller {
             tenant: tokenmeter_model::id::TenantId::new("acme").unwrap(),
             user: "ann".into(),
+            team_id: String::new(),
+            api_key_id: String::new(),
             roles: Roles::all(),
         };
         let event = Event {
@@ -316,6 +318,7 @@ mod tests {
             event,
             charge_time_us: NOW - 200 * DAY_US,
             recorded_at_us: NOW,
+            api_key_id: String::new(),
         };
         ledger.record([submission].into()).await.unwrap();
         (ledger, caller)

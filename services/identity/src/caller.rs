@@ -78,6 +78,10 @@ pub struct Caller {
     pub tenant: TenantId,
     /// The caller's own user id.
     pub user: String,
+    /// The team in its credentials; empty when there is none.
+    pub team_id: String,
+    /// The API key that it called with; empty for other credentials.
+    pub api_key_id: String,
     /// What the caller may do.
     pub roles: Roles,
 }
@@ -90,12 +94,16 @@ pub struct Denied;
 const TENANT: &str = "tokenmeter-tenant";
 /// Metadata that names the user in anonymous mode.
 const USER: &str = "tokenmeter-user";
+/// Metadata that names the caller's team in anonymous mode.
+const TEAM: &str = "tokenmeter-team";
+/// Metadata that names the caller's API key, by its id, in anonymous mode.
+const API_KEY: &str = "tokenmeter-api-key-id";
 /// Metadata that narrows the roles in anonymous mode.
 const ROLES: &str = "tokenmeter-roles";
 
 impl Caller {
-    /// The caller of anonymous loopback mode (R53): tenant, user and roles as the metadata says,
-    /// by default `default`, `anonymous` and all roles.
+    /// The caller of anonymous loopback mode (R53): tenant, user, team, API key and roles as the metadata
+    /// says, by default `default`, `anonymous`, none, none and all roles.
     ///
     /// # Errors
     /// `FIELD_INVALID` naming the metadata entry, its bound and the mend.
@@ -121,9 +129,21 @@ impl Caller {
             })?,
             None => Roles::all(),
         };
+        let optional = |name| -> Result<String, Failure> {
+            let value = text(metadata, name)?.unwrap_or_default();
+            match value.len() > MAX_TEXT_BYTES {
+                true => {
+                    let bound = format!("must be at most {MAX_TEXT_BYTES} bytes; shorten it");
+                    Err(invalid(name, bound))
+                }
+                false => Ok(value.to_owned()),
+            }
+        };
         Ok(Self {
             tenant,
             user: user.to_owned(),
+            team_id: optional(TEAM)?,
+            api_key_id: optional(API_KEY)?,
             roles,
         })
     }

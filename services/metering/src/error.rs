@@ -55,6 +55,9 @@ pub enum Error {
     /// There is no such event in the caller's tenant.
     #[error("event {0} not found")]
     NoEvent(String),
+    /// Another event, this one, has settled the reservation.
+    #[error("the reservation was settled by event {0}")]
+    ReservationSettled(String),
     /// The request's name stands for another request.
     #[error("request {0} stands with another content")]
     RequestConflict(String),
@@ -74,6 +77,7 @@ impl Error {
             Self::Voided(_) => ErrorReason::EventVoided,
             Self::TooOld { .. } => ErrorReason::EventTooOld,
             Self::NoEvent(_) => ErrorReason::NotFound,
+            Self::ReservationSettled(_) => ErrorReason::ReservationSettled,
             Self::RequestConflict(_) => ErrorReason::RequestIdConflict,
             Self::Ledger(error) => match error.fault() {
                 Fault::Unavailable => ErrorReason::LedgerUnavailable,
@@ -103,6 +107,13 @@ impl From<Error> for Failure {
                 let what = "is no provider whose usage documents are read";
                 unknown_provider("provider_usage.provider", &name, what, "or send lines")
             }
+            Error::ReservationSettled(event_id) => Self::new(
+                ErrorReason::ReservationSettled,
+                format!(
+                    "the reservation was settled by event {event_id}; record this one without it"
+                ),
+            )
+            .metadata("event_id", event_id),
             Error::Conflict {
                 event_id,
                 differing,

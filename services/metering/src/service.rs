@@ -191,6 +191,9 @@ fn stand(submission: &Submission, outcome: ledger::Outcome) -> Result<Recorded, 
             recorded_at_us: first.recorded_at_us,
         }),
         ledger::Outcome::TooOld { oldest_us } => Err(Error::TooOld { oldest_us }),
+        ledger::Outcome::ReservationSettled { event_id } => {
+            Err(Error::ReservationSettled(event_id))
+        }
         ledger::Outcome::Conflict(standing) if standing.voided.is_some() => {
             Err(Error::Voided(standing.event.event_id))
         }
@@ -230,6 +233,7 @@ fn prepare(
         event,
         charge_time_us,
         recorded_at_us: now_us,
+        api_key_id: caller.api_key_id.clone(),
     })
 }
 

@@ -39,6 +39,8 @@ async fn service() -> Service {
         caller: Caller {
             tenant: TenantId::new("acme").unwrap(),
             user: "ann".into(),
+            team_id: String::new(),
+            api_key_id: String::new(),
             roles: Roles::all(),
         },
         _folder: folder,

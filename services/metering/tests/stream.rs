@@ -49,6 +49,8 @@ async fn results_that_a_client_leaves_unread_end_its_stream() {
     let caller = Caller {
         tenant: TenantId::new("acme").unwrap(),
         user: "ann".into(),
+        team_id: String::new(),
+        api_key_id: String::new(),
         roles: Roles::all(),
     };
     let service = MeteringServiceServer::with_interceptor(

@@ -10,6 +10,7 @@ pub mod fault;
 pub mod fingerprint;
 pub mod id;
 pub mod item;
+pub mod limit;
 pub mod money;
 pub mod price;
 pub mod provider;

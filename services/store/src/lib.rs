@@ -7,6 +7,7 @@ pub mod address;
 pub mod books;
 pub mod clock;
 mod columns;
+pub mod counters;
 mod exports;
 pub mod fault;
 mod history;

@@ -67,6 +67,7 @@ async fn record(ledger: &Postgres, id: &str, charge_time_us: i64) {
         event,
         charge_time_us,
         recorded_at_us: charge_time_us,
+        api_key_id: String::new(),
     };
     let outcomes = ledger.record([submission].into()).await.unwrap();
     assert!(outcomes[0].is_ok(), "{outcomes:?}");

@@ -61,6 +61,7 @@ fn submission(caller: &Caller, n: usize) -> Submission {
         event,
         charge_time_us: 1,
         recorded_at_us: 1,
+        api_key_id: String::new(),
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod correction;
 pub mod items;
 pub mod jobs;
+pub mod limits;
 pub mod log;
 pub mod periods;
 pub mod reconcile;
@@ -43,6 +44,8 @@ pub struct Submission {
     pub charge_time_us: i64,
     /// The server's clock when it arrived, in microseconds since the Unix epoch.
     pub recorded_at_us: i64,
+    /// The API key with which it is recorded; empty means other credentials.
+    pub api_key_id: String,
 }
 
 /// A line with what it was priced at.
@@ -67,6 +70,11 @@ pub enum Outcome {
     /// Its id stands there with another payload, this one; nothing changed. `voided` says whether
     /// that event is in force.
     Conflict(Box<Recorded>),
+    /// Another event has settled the reservation that it names; nothing changed.
+    ReservationSettled {
+        /// The event that has.
+        event_id: String,
+    },
     /// Its charge time is sealed, or its id stands for an event that was dropped; nothing changed.
     TooOld {
         /// The earliest charge time that is accepted, in microseconds since the Unix epoch.
@@ -294,6 +302,7 @@ pub trait Ledger:
     + reconcile::Reconciling
     + periods::Periods
     + jobs::Jobs
+    + limits::Limits
     + Send
     + Sync
     + 'static

@@ -13,6 +13,7 @@ mod group;
 mod horizon;
 mod items;
 mod jobs;
+mod limits;
 mod link;
 mod log;
 mod messages;

@@ -7,6 +7,7 @@ mod group;
 mod insert;
 mod items;
 mod jobs;
+mod limits;
 mod log;
 mod messages;
 mod openings;

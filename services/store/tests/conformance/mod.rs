@@ -82,6 +82,7 @@ pub fn submission(owner: &str, event: Event, cost: i64, charge_time_us: i64) -> 
         event,
         charge_time_us,
         recorded_at_us: T0,
+        api_key_id: String::new(),
     }
 }
 

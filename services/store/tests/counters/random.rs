@@ -49,6 +49,8 @@ enum Step {
         past: u8,
         told: bool,
     },
+    /// Records an estimate of a tool.
+    Tool(Call),
     /// Begins to record, and does not commit yet.
     Begin(Call),
     /// Commits what was begun.
@@ -201,6 +203,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (small(), small()).prop_map(|(hold, rules)| Step::Release { hold, rules }),
         6 => (maybe(), any_call(), 0..5_u8, told())
             .prop_map(|(hold, call, past, told)| Step::Record { hold, call, past, told }),
+        1 => any_call().prop_map(Step::Tool),
         1 => any_call().prop_map(Step::Begin),
         2 => (small(), told()).prop_map(|(begun, told)| Step::Commit { begun, told }),
         2 => (small(), told()).prop_map(|(event, told)| Step::Void { event, told }),
@@ -292,6 +295,14 @@ impl<S: Store> Pair<S> {
                 past,
                 told,
             } => self.record(*hold, call, *past, *told).await,
+            Step::Tool(call) => {
+                let usage = call.usage(self.world.clock.now());
+                let delta = self.world.ledger.write(Delta {
+                    tool: true,
+                    ..usage
+                });
+                self.tell(&delta).await;
+            }
             Step::Begin(call) => {
                 let position = self.world.ledger.begin();
                 let usage = call.usage(self.world.clock.now());

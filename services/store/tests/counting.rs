@@ -52,3 +52,4 @@ macro_rules! counters_suite {
 }
 
 counters_suite!(reference, crate::counters::reference::OnPaper);
+counters_suite!(memory, crate::counters::memory::InMemory);

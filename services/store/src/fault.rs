@@ -39,6 +39,12 @@ pub enum Planted {
     ForgetOpenings,
     /// A node hears of no commits but its own: breaks feed_complete.
     DeafToOthers,
+    /// A call is admitted and nothing is reserved for it: breaks no_overspend.
+    HoldNothing,
+    /// Holds are not read again when the counters are opened: breaks no_overspend.
+    ForgetHolds,
+    /// A change that was counted counts again when it is swept: breaks counters_equal_ledger.
+    CountTwice,
 }
 
 #[cfg(feature = "planted-faults")]

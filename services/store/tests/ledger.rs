@@ -380,6 +380,12 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
+            async fn hits_and_overshoots_go_with_their_month() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::hits_and_overshoots_go_with_their_month(&ledger).await;
+            }
+
+            #[tokio::test]
             async fn profiles_are_bounded() {
                 let (ledger, kept) = $open().await;
                 let execute = async |sql| super::$execute(&kept, sql).await;

@@ -826,3 +826,54 @@ pub async fn overshoots_stand_as_first_told(ledger: &dyn Ledger) {
     let elsewhere = ledger.overshoots(&tenant("b"), &["e1"]).await.unwrap();
     assert_eq!(elsewhere, again[..1]);
 }
+
+pub async fn hits_and_overshoots_go_with_their_month(ledger: &dyn Ledger) {
+    const DAYS_40: i64 = 40 * 86_400 * SECOND;
+    let old = submission("a", event("old", "u"), 1, T0 - DAYS_40);
+    let new = submission("a", event("new", "u"), 1, T0);
+    let elsewhere = submission("b", event("old", "u"), 1, T0);
+    record(ledger, vec![old, new, elsewhere]).await;
+    let overshoot = |event: &str| Overshoot {
+        event_id: event.into(),
+        limit_name: "tokens".into(),
+        scope: Scope::User,
+        subject: "u".into(),
+        metric: Metric::TotalTokens,
+        window: Window::Month,
+        amount: 1,
+        cause: OvershootCause::WithoutHold,
+    };
+    for owner in ["a", "b"] {
+        let owner = tenant(owner);
+        let both = [overshoot("old"), overshoot("new")];
+        ledger.add_overshoots(&owner, &both).await.unwrap();
+        let hits = [hit("u", 0), hit("u", -40 * 86_400)];
+        ledger.add_hits(&owner, &hits).await.unwrap();
+    }
+    let mut dropped = 0;
+    loop {
+        let step = ledger.purge(T0, false).await.unwrap();
+        dropped += step.tenants.values().map(|one| one.other_rows).sum::<i64>();
+        if step.complete {
+            break;
+        }
+    }
+    assert_eq!(dropped, 2, "a hit of each tenant");
+    let all = HitQuery {
+        limit: 9,
+        ..HitQuery::default()
+    };
+    for owner in ["a", "b"] {
+        let hits = ledger.hits(&tenant(owner), &all).await.unwrap();
+        assert_eq!(hits.len(), 1);
+        assert_eq!(hits[0].1, hit("u", 0));
+    }
+    let kept = async |owner| {
+        let found = ledger.overshoots(&tenant(owner), &["old", "new"]).await;
+        let ids = found.unwrap().into_iter().map(|one| one.event_id);
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(kept("a").await, ["new"]);
+    // Where the event of that name is not of the month.
+    assert_eq!(kept("b").await, ["new", "old"]);
+}

@@ -18,6 +18,7 @@ mod openings;
 pub mod postgres;
 mod queue;
 mod rows;
+mod seeds;
 mod settlements;
 pub mod sqlite;
 mod sums;

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::limit::{Scope, Zoned};
 
-use super::Postgres;
+use super::{Postgres, seeds};
 use crate::counters::{CounterKey, Seed, Seen};
 use crate::ledger::Error;
 use crate::ledger::correction::Request;
@@ -68,11 +68,11 @@ impl Limits for Postgres {
     }
     async fn seeds(
         &self,
-        _: &TenantId,
-        _: &Zoned,
-        _: &[CounterKey],
-        _: i64,
+        tenant: &TenantId,
+        zoned: &Zoned,
+        keys: &[CounterKey],
+        now_us: i64,
     ) -> Result<(Vec<Seed>, Seen), Error> {
-        later()
+        seeds::seeds(&self.primary, tenant.as_str(), zoned, keys, now_us).await
     }
 }

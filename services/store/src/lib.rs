@@ -20,6 +20,8 @@ mod openings;
 pub mod postgres;
 mod queue;
 mod rows;
+mod seeds;
+mod settlements;
 pub mod sqlite;
 mod sums;
 pub mod tail;

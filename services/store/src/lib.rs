@@ -18,6 +18,7 @@ mod openings;
 pub mod postgres;
 mod queue;
 mod rows;
+pub mod rules;
 pub mod sqlite;
 mod sums;
 pub mod tail;

@@ -1,15 +1,19 @@
 //! Limits: what may be used, by whom, in which window (R19, R20).
 
 mod amounts;
+mod check;
 mod estimate;
 mod profile;
 mod window;
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 pub use amounts::Amounts;
-pub use estimate::{DEFAULT_MAX_OUTPUT_TOKENS, Estimate};
-pub use profile::{Profile, shipped};
+pub use check::{check_own, check_set};
+pub use estimate::{DEFAULT_MAX_OUTPUT_TOKENS, Estimate, MAX_COST_NANO_USD};
+pub use profile::{Profile, check_profile_id, shipped};
 pub use window::{Window, Zoned};
 
 /// Most that a limit may allow, in its metric's unit.
@@ -18,6 +22,21 @@ pub const MAX_AMOUNT: i64 = 9_000_000_000_000_000_000;
 pub const MAX_LIMITS: usize = 64;
 /// Most shares of a limit at which alerts fire.
 pub const MAX_ALERTS: usize = 8;
+/// Largest share of a limit at which an alert fires, in per cent.
+pub const MAX_ALERT_PERCENT: i64 = 1_000;
+/// Largest token budget of a session.
+pub const MAX_BUDGET_TOKENS: i64 = 1_000_000_000_000;
+/// Token budget of a session where its profile does not say.
+pub const DEFAULT_BUDGET_TOKENS: i64 = 100_000;
+/// The remaining share of a session's budget below which to summarize, in per cent, where the tenant
+/// does not say.
+pub const DEFAULT_SUMMARIZE_BELOW_PERCENT: i32 = 20;
+/// Shortest life of a hold, in microseconds: a second.
+pub const MIN_HOLD_US: i64 = 1_000_000;
+/// Longest life of a hold, in microseconds: 24 hours.
+pub const MAX_HOLD_US: i64 = 24 * 3_600 * 1_000_000;
+/// Life of a hold where neither request nor profile says, in microseconds: 10 minutes.
+pub const DEFAULT_HOLD_US: i64 = 600 * 1_000_000;
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
@@ -165,6 +184,15 @@ impl Limit {
             self.window.as_str(),
         ];
         words.join("-").replace('_', "-")
+    }
+
+    /// What answers call it: its name, else [`Limit::default_name`].
+    pub fn called(&self) -> Cow<'_, str> {
+        if self.name.is_empty() {
+            Cow::Owned(self.default_name())
+        } else {
+            Cow::Borrowed(&self.name)
+        }
     }
 
     /// What makes it the same rule as another.

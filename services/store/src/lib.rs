@@ -19,6 +19,7 @@ pub mod postgres;
 mod queue;
 mod rows;
 pub mod rules;
+mod settlements;
 pub mod sqlite;
 mod sums;
 pub mod tail;

@@ -67,6 +67,30 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
+            async fn a_reservation_is_settled_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::settlements::a_reservation_is_settled_once(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn of_one_batch_the_first_settles() {
+                let (ledger, _kept) = $open().await;
+                conformance::settlements::of_one_batch_the_first_settles(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn racing_events_settle_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::settlements::racing_events_settle_once(std::sync::Arc::new(ledger)).await;
+            }
+
+            #[tokio::test]
+            async fn api_keys_read_back_as_recorded() {
+                let (ledger, _kept) = $open().await;
+                conformance::settlements::api_keys_read_back_as_recorded(&ledger).await;
+            }
+
+            #[tokio::test]
             async fn items_stand_once() {
                 let (ledger, _kept) = $open().await;
                 conformance::items::items_stand_once(&ledger).await;

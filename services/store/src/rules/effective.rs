@@ -10,7 +10,7 @@ use tokenmeter_model::zone::Zone;
 
 use super::DEFAULT_PROFILE;
 use crate::counters::{Owner, Rule};
-use crate::ledger::limits::{BudgetUse, SubjectLimits, TenantSettings};
+use crate::ledger::limits::{Budget, BudgetUse, SubjectLimits, TenantSettings};
 
 /// The longest that a hold lives where the profile does not say, and how long one lives where the
 /// caller does not: 10 minutes, in microseconds.
@@ -290,9 +290,14 @@ impl Effective {
     /// The session's token budget; none without a session.
     pub fn budget(&self) -> Option<SessionBudget> {
         let set = self.session.as_ref()?.stored.budget.as_ref();
+        Some(self.budget_as_set(set))
+    }
+
+    /// The token budget of a session of this owner, for which somebody decided `set`.
+    pub fn budget_as_set(&self, set: Option<&Budget>) -> SessionBudget {
         let profile = self.profile.as_deref().map(|kept| &kept.profile);
         let started = profile.and_then(|profile| profile.session_budget_max_tokens);
-        Some(SessionBudget {
+        SessionBudget {
             max: set
                 .and_then(|set| set.budget_max)
                 .or(started)
@@ -304,7 +309,7 @@ impl Effective {
                 .and_then(|set| set.summarize_below_percent)
                 .or(self.tenant.settings.summarize_below_percent)
                 .unwrap_or(SUMMARIZE_BELOW_PERCENT),
-        })
+        }
     }
 
     /// The longest that a hold lives, in microseconds.
@@ -312,6 +317,11 @@ impl Effective {
         let profile = self.profile.as_deref();
         let max = profile.and_then(|kept| kept.profile.max_hold_us);
         max.unwrap_or(MAX_HOLD_US)
+    }
+
+    /// Every rule, in the order in which they are checked.
+    pub fn rules(&self) -> Arc<[Rule]> {
+        Arc::clone(&self.rules)
     }
 
     /// The rules that count what is used of any of these models, in the order in which they are

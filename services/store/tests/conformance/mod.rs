@@ -10,6 +10,7 @@ pub mod periods;
 pub mod reconcile;
 pub mod reports;
 pub mod retention;
+pub mod settlements;
 pub mod stretches;
 mod under_load;
 

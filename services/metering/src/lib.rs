@@ -2,8 +2,9 @@
 //! exactly once.
 //!
 //! The rule of this crate: `grpc.rs` converts, calls, converts back; `service.rs`, `stream.rs`,
-//! `items.rs` and `void.rs` know no proto; `error.rs` says in one place what a caller is told.
+//! `items.rs`, `void.rs` and `admission` know no proto; `error.rs` says in one place what a caller is told.
 
+pub mod admission;
 mod error;
 mod grpc;
 mod items;

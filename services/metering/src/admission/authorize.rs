@@ -182,7 +182,8 @@ impl<'a> Question<'a> {
             rules: effective.covering(&call.provider, std::iter::once(call.model.as_str())),
             unpriced: amounts.is_none(),
             amounts: amounts.unwrap_or_else(|| {
-                asked.estimate.amounts(effective.tenant.max_output_tokens(), 0)
+                let max_output = effective.tenant.max_output_tokens();
+                asked.estimate.amounts(max_output, None)
             }),
             price,
         }
@@ -215,10 +216,10 @@ pub(super) fn amounts(
     let max_output = effective.tenant.max_output_tokens();
     let cost = match (estimate.cost_nano_usd, price) {
         (Some(cost), _) => cost,
-        (None, Some(price)) => estimate.cost_bound(price, tier, max_output)?,
+        (None, Some(price)) => ceiling(price, tier, estimate, max_output)?,
         (None, None) => return None,
     };
-    Some(estimate.amounts(max_output, cost))
+    Some(estimate.amounts(max_output, Some(cost)))
 }
 
 /// How long a hold lives: as asked, but no longer than the profile allows.

@@ -145,7 +145,7 @@ impl Admission {
         // What has no price holds the cost that was given with it before.
         Ok(sized.unwrap_or_else(|| {
             let cost = hold.amounts.cost_nano_usd;
-            total.amounts(effective.tenant.max_output_tokens(), cost)
+            total.amounts(effective.tenant.max_output_tokens(), Some(cost))
         }))
     }
 }

@@ -41,13 +41,7 @@ impl TenantBook {
     }
 
     /// The price of a version that a model had at a time, whatever took its place since.
-    pub fn pinned(
-        &self,
-        provider: &str,
-        model: &str,
-        at_us: i64,
-        version: i64,
-    ) -> Option<&Price> {
+    pub fn pinned(&self, provider: &str, model: &str, at_us: i64, version: i64) -> Option<&Price> {
         self.find(provider, model, at_us)
             .filter(|price| price.version == version)
             .or_else(|| {

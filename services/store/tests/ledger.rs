@@ -81,7 +81,8 @@ macro_rules! ledger_suite {
             #[tokio::test]
             async fn racing_events_settle_once() {
                 let (ledger, _kept) = $open().await;
-                conformance::settlements::racing_events_settle_once(std::sync::Arc::new(ledger)).await;
+                conformance::settlements::racing_events_settle_once(std::sync::Arc::new(ledger))
+                    .await;
             }
 
             #[tokio::test]

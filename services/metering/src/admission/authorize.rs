@@ -2,15 +2,17 @@
 
 use tokenmeter_identity::Caller;
 use tokenmeter_model::bounds::{self, Violation};
+use tokenmeter_model::counts::{Line, TokenCounts};
 use tokenmeter_model::event::Thinking;
 use tokenmeter_model::fingerprint::{Canonical, Fingerprint};
 use tokenmeter_model::limit::{Amounts, Enforcement, Estimate, MAX_AMOUNT, Metric};
-use tokenmeter_model::price::Price;
+use tokenmeter_model::price::{Price, quote};
 use tokenmeter_model::tier::ServiceTier;
 use tokenmeter_store::books::TenantBook;
 use tokenmeter_store::counters::{self, Ask, Hold, Owner, Rule};
 use tokenmeter_store::rules::{Effective, MAX_HOLD_US};
 
+use super::notes::Refused;
 use super::words::Asked;
 use super::{Admission, Refusal, States, TokenBudget};
 use crate::error::Error;
@@ -117,7 +119,9 @@ impl Admission {
             dry_run: asked.dry_run,
         };
         let place = self.place(&caller.tenant, &effective.tenant.zoned);
-        let decided = self.warm(place, || self.counters.admit(place, &ask)).await?;
+        let decided = self
+            .warm(place, || self.counters.admit(place, &ask))
+            .await?;
         let (hold, refused, replayed, standings) = match decided {
             counters::Admission::Admitted {
                 hold,
@@ -142,9 +146,13 @@ impl Admission {
         };
         words.correct(&mut states);
         if !asked.dry_run && !replayed {
-            let (tenant, user) = (&caller.tenant, &ask.owner.user_id);
-            self.notes
-                .hits(tenant, user, &states, &words.amounts, refused, now_us);
+            let refused = Refused {
+                owner: &ask.owner,
+                model: &ask.model,
+                asked: words.amounts,
+                now_us,
+            };
+            self.notes.hits(&caller.tenant, &states, &refused);
         }
         Ok(Authorization {
             refusal: refused.and_then(|rule| words.refusal(&states, rule)),
@@ -168,12 +176,7 @@ struct Question<'a> {
 }
 
 impl<'a> Question<'a> {
-    fn new(
-        asked: &Authorize,
-        effective: &Effective,
-        book: &'a TenantBook,
-        now_us: i64,
-    ) -> Self {
+    fn new(asked: &Authorize, effective: &Effective, book: &'a TenantBook, now_us: i64) -> Self {
         let call = &asked.call;
         let price = book.find(&call.provider, &call.model, now_us);
         let tier = ServiceTier::served(&call.provider, &call.service_tier);
@@ -204,6 +207,23 @@ impl<'a> Question<'a> {
             false => self.amounts,
         }
     }
+}
+
+/// What a call costs at most by its price; none if that has no rate for it.
+fn ceiling(price: &Price, tier: ServiceTier, estimate: &Estimate, max_output: i64) -> Option<i64> {
+    let counts = TokenCounts {
+        input: estimate.input_tokens - estimate.cache_read_tokens,
+        cache_read: estimate.cache_read_tokens,
+        output: estimate.max_output_tokens.unwrap_or(max_output),
+        ..TokenCounts::default()
+    };
+    let line = Line {
+        counts,
+        ..Line::default()
+    };
+    quote(price, &line, tier)
+        .ok()
+        .map(|quote| quote.cost_nano_usd)
 }
 
 /// What an estimate asks to hold; none if nothing bounds its cost.

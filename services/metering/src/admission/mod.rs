@@ -31,6 +31,7 @@ pub use authorize::{Authorization, Authorize, Call};
 pub use budget::{BudgetChange, TokenBudget};
 pub use reservation::{Extend, Extended};
 pub use settle::Settled;
+pub(crate) use words::seconds_up;
 pub use words::{Cause, Refusal};
 
 use crate::error::Error;

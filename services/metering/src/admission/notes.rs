@@ -5,11 +5,12 @@
 //! dropped, never old ones, and the log says so.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokenmeter_model::id::TenantId;
-use tokenmeter_model::limit::{Amounts, Enforcement, Window};
-use tokenmeter_store::counters::{Rule, Standing};
+use tokenmeter_model::limit::{Amounts, Enforcement, Scope, Window};
+use tokenmeter_store::counters::{Owner, Rule, Standing};
 use tokenmeter_store::ledger::limits::{LimitHit, Overshoot};
 use tokenmeter_store::ledger::{Error, Ledger};
 
@@ -21,9 +22,8 @@ const MAX_WAITING: usize = 16_384;
 const WRITE: usize = 500;
 const SECOND_US: i64 = 1_000_000;
 
-/// What makes hits one entry: second, limit, subject (whose scope the limit has), and whether it was
-/// enforced.
-type HitKey = (TenantId, i64, String, Arc<str>, bool);
+/// What makes hits one entry: second, limit, and subject.
+type HitKey = (TenantId, i64, String, (Scope, String));
 
 pub(super) struct Notes {
     ledger: Arc<dyn Ledger>,
@@ -51,27 +51,15 @@ impl Notes {
         change(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes note of every limit that a request did not fit. `refused` is present if that refused it.
-    pub(super) fn hits(
-        &self,
-        tenant: &TenantId,
-        user_id: &str,
-        states: &States,
-        asked: &Amounts,
-        refused: Option<usize>,
-        now_us: i64,
-    ) {
-        let second_us = now_us - now_us.rem_euclid(SECOND_US);
+    /// Takes note of every limit that a call did not fit.
+    pub(super) fn hits(&self, tenant: &TenantId, states: &States, call: &Refused<'_>) {
         for (rule, standing) in states.all().filter(|(_, standing)| standing.exceeded) {
-            let blocks = rule.limit.enforcement == Enforcement::Block;
             // A budget that only informs has no hits.
-            if rule.limit.window == Window::Budget && !blocks {
-                continue;
+            let informs = rule.limit.enforcement == Enforcement::Shadow;
+            if rule.limit.window != Window::Budget || !informs {
+                let hit = call.hit(rule, standing);
+                self.with(|waiting| waiting.hit(tenant, hit));
             }
-            let hit = hit(rule, standing, (second_us, user_id, asked));
-            let enforced = blocks && refused.is_some();
-            let hit = LimitHit { enforced, ..hit };
-            self.with(|waiting| waiting.hit(tenant, rule, hit));
         }
     }
 
@@ -111,7 +99,10 @@ impl Notes {
             dropped,
         } = self.with(std::mem::take);
         if dropped > 0 {
-            tracing::warn!(dropped, "hits and overshoots of limits were not noted: too many waited");
+            tracing::warn!(
+                dropped,
+                "hits and overshoots of limits were not noted: too many waited"
+            );
         }
         let mut tenants: HashMap<TenantId, (Vec<LimitHit>, Vec<Overshoot>)> = HashMap::new();
         for ((tenant, ..), hit) in hits {
@@ -123,7 +114,11 @@ impl Notes {
         for (tenant, (hits, overshoots)) in tenants {
             for hits in hits.chunks(WRITE) {
                 let written = self.ledger.add_hits(&tenant, hits).await;
-                self.unless(written, |waiting| waiting.hits_again(&tenant, hits));
+                self.unless(written, |waiting| {
+                    for hit in hits {
+                        waiting.hit(&tenant, hit.clone());
+                    }
+                });
             }
             for overshoots in overshoots.chunks(WRITE) {
                 let written = self.ledger.add_overshoots(&tenant, overshoots).await;
@@ -143,31 +138,19 @@ impl Notes {
 }
 
 impl Waiting {
-    fn hit(&mut self, tenant: &TenantId, rule: &Rule, hit: LimitHit) {
-        let subject = Arc::clone(&rule.subject);
-        let name = hit.limit_name.clone();
-        let key = (tenant.clone(), hit.second_us, name, subject, hit.enforced);
-        self.add(key, hit);
-    }
-
-    fn add(&mut self, key: HitKey, hit: LimitHit) {
-        match self.hits.get_mut(&key) {
-            Some(standing) => {
-                let count = standing.count.saturating_add(hit.count);
-                *standing = LimitHit { count, ..hit };
+    fn hit(&mut self, tenant: &TenantId, hit: LimitHit) {
+        let (name, subject) = (hit.limit_name.clone(), hit.subject.clone());
+        let key = (tenant.clone(), hit.second_us, name, (hit.scope, subject));
+        let room = self.hits.len() < MAX_WAITING;
+        match self.hits.entry(key) {
+            Entry::Occupied(mut first) => {
+                let first = first.get_mut();
+                first.count = first.count.saturating_add(hit.count);
             }
-            None if self.hits.len() < MAX_WAITING => {
-                self.hits.insert(key, hit);
+            Entry::Vacant(place) if room => {
+                place.insert(hit);
             }
-            None => self.dropped += 1,
-        }
-    }
-
-    fn hits_again(&mut self, tenant: &TenantId, hits: &[LimitHit]) {
-        for hit in hits {
-            let (name, subject) = (hit.limit_name.clone(), hit.subject.as_str().into());
-            let key = (tenant.clone(), hit.second_us, name, subject, hit.enforced);
-            self.add(key, hit.clone());
+            Entry::Vacant(_) => self.dropped += 1,
         }
     }
 
@@ -183,25 +166,36 @@ impl Waiting {
     }
 }
 
-/// One hit of a limit, not enforced.
-fn hit(
-    rule: &Rule,
-    standing: &Standing,
-    (second_us, user_id, asked): (i64, &str, &Amounts),
-) -> LimitHit {
-    let limit = &rule.limit;
-    LimitHit {
-        second_us,
-        limit_name: limit.name.clone(),
-        scope: limit.scope,
-        subject: rule.subject.to_string(),
-        user_id: user_id.to_owned(),
-        metric: limit.metric,
-        window: limit.window,
-        limit: limit.amount,
-        used: standing.used.saturating_add(standing.held),
-        asked: asked.of(limit.metric),
-        enforced: false,
-        count: 1,
+/// A call that did not fit.
+pub(super) struct Refused<'a> {
+    pub(super) owner: &'a Owner,
+    pub(super) model: &'a str,
+    pub(super) asked: Amounts,
+    pub(super) now_us: i64,
+}
+
+impl Refused<'_> {
+    /// One hit of a limit.
+    fn hit(&self, rule: &Rule, standing: &Standing) -> LimitHit {
+        let limit = &rule.limit;
+        LimitHit {
+            second_us: self.now_us - self.now_us.rem_euclid(SECOND_US),
+            limit_name: limit.name.clone(),
+            scope: limit.scope,
+            subject: rule.subject.to_string(),
+            metric: limit.metric,
+            window: limit.window,
+            enforcement: limit.enforcement,
+            hard: limit.hard,
+            profile_id: rule.profile_id.to_string(),
+            user_id: self.owner.user_id.clone(),
+            session_id: self.owner.session_id.clone(),
+            model: self.model.to_owned(),
+            limit: limit.amount,
+            used: standing.used,
+            held: standing.held,
+            asked: self.asked.of(limit.metric),
+            count: 1,
+        }
     }
 }

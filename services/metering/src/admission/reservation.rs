@@ -9,6 +9,7 @@ use tokenmeter_store::counters::{self, Change, Hold, HoldState};
 use tokenmeter_store::rules::Effective;
 
 use super::authorize::{amounts, check_life, life, take_estimate};
+use super::notes::Refused;
 use super::words::Asked;
 use super::{Admission, Refusal, States};
 use crate::error::Error;
@@ -83,9 +84,13 @@ impl Admission {
                     unpriced: None,
                     now_us,
                 };
-                let (user, more) = (&hold.owner.user_id, words.amounts.minus(&hold.amounts));
-                self.notes
-                    .hits(tenant, user, &states, &more, Some(rule), now_us);
+                let refused = Refused {
+                    owner: &hold.owner,
+                    model: &hold.model,
+                    asked: words.amounts.minus(&hold.amounts),
+                    now_us,
+                };
+                self.notes.hits(tenant, &states, &refused);
                 Ok(Extended {
                     refusal: words.refusal(&states, rule),
                     hold,

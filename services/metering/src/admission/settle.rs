@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use tokenmeter_model::event;
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::item::{Item, ToolStatus};
 use tokenmeter_model::limit::{Amounts, Enforcement, OvershootCause, Window, Zoned};
@@ -174,11 +175,14 @@ impl Admission {
     }
 
     /// Counts at once what a void took out, and answers how the limits stand that got it back.
-    pub(crate) async fn voided(&self, tenant: &TenantId, owner: &Owner, provider: &str, models: &[&str]) -> States {
+    pub(crate) async fn voided(&self, tenant: &TenantId, recorded: &event::Recorded) -> States {
+        let event = &recorded.event;
         let states = async {
             self.catch_up(tenant).await?;
-            let effective = self.rules.of(tenant, owner).await?;
-            let rules = effective.covering(provider, models.iter().copied());
+            let owner = sweep::owner(event, &recorded.api_key_id);
+            let effective = self.rules.of(tenant, &owner).await?;
+            let models = event.lines.iter().map(|line| line.model.as_str());
+            let rules = effective.covering(&event.provider, models);
             self.stand(tenant, &effective.tenant.zoned, rules).await
         };
         states.await.unwrap_or_else(|error: Error| {
@@ -218,7 +222,9 @@ fn tool(submission: &ItemSubmission) -> Option<Delta> {
         return None;
     };
     // Whoever has begun is recorded again when it ends, with its figures.
-    if tool.session_id.is_empty() || tool.estimated_tokens == 0 || tool.status == ToolStatus::Started
+    if tool.session_id.is_empty()
+        || tool.estimated_tokens == 0
+        || tool.status == ToolStatus::Started
     {
         return None;
     }
@@ -295,9 +301,7 @@ fn overshoots(
 fn cause(rule: &Rule, found: &Found, added: i64) -> OvershootCause {
     let within = |hold: &Hold| added <= hold.amounts.of(rule.limit.metric);
     match found {
-        _ if rule.limit.enforcement == Enforcement::RecordOverage => {
-            OvershootCause::OverageAllowed
-        }
+        _ if rule.limit.enforcement == Enforcement::RecordOverage => OvershootCause::OverageAllowed,
         Found::Settled(hold) if !within(hold) => OvershootCause::AboveHold,
         Found::Ended(hold) if hold.state == HoldState::Expired => OvershootCause::AfterExpiry,
         // One that kept to its hold finds its room taken by usage that had reserved none.

@@ -149,7 +149,12 @@ fn of_entry(entry: &Entry) -> Delta {
 /// What an event adds, which is on disk with its last line at a position.
 fn recorded(recorded: &Recorded, position: i64) -> Delta {
     let (event, quotes) = (&recorded.event, &recorded.quotes);
-    delta(event, quotes, recorded.charge_time_us, (position, &recorded.api_key_id))
+    delta(
+        event,
+        quotes,
+        recorded.charge_time_us,
+        (position, &recorded.api_key_id),
+    )
 }
 
 /// What an event adds, of these prices, charged at a time; `place` is the position of its last line and
@@ -169,15 +174,20 @@ pub(super) fn delta(
     Delta {
         position,
         charge_time_us,
-        owner: Owner {
-            user_id: event.user_id.clone(),
-            team_id: event.team_id.clone(),
-            session_id: event.session_id.clone(),
-            api_key_id: api_key_id.to_owned(),
-        },
+        owner: owner(event, api_key_id),
         provider: event.provider.clone(),
         lines: lines.collect(),
         settles,
         tool: false,
+    }
+}
+
+/// Whose event it is, recorded with an API key or none.
+pub(super) fn owner(event: &Event, api_key_id: &str) -> Owner {
+    Owner {
+        user_id: event.user_id.clone(),
+        team_id: event.team_id.clone(),
+        session_id: event.session_id.clone(),
+        api_key_id: api_key_id.to_owned(),
     }
 }

@@ -141,6 +141,7 @@ impl Admission {
         };
         let words = Asked {
             amounts: question.amounts,
+            whole: question.amounts,
             unpriced: question.unpriced.then_some(ask.model.as_str()),
             now_us,
         };

@@ -79,15 +79,17 @@ impl Admission {
                 standings,
             } => {
                 let states = States { rules, standings };
+                let whole = amounts.unwrap_or(hold.amounts);
                 let words = Asked {
-                    amounts: amounts.unwrap_or(hold.amounts),
+                    amounts: whole.minus(&hold.amounts),
+                    whole,
                     unpriced: None,
                     now_us,
                 };
                 let refused = Refused {
                     owner: &hold.owner,
                     model: &hold.model,
-                    asked: words.amounts.minus(&hold.amounts),
+                    asked: words.amounts,
                     now_us,
                 };
                 self.notes.hits(tenant, &states, &refused);

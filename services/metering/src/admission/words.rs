@@ -41,7 +41,10 @@ pub struct Refusal {
 
 /// What a request asks, where refusals are told.
 pub(super) struct Asked<'a> {
+    /// How much more than what is held already.
     pub(super) amounts: Amounts,
+    /// How much in the whole, which limits of a single request look at.
+    pub(super) whole: Amounts,
     /// The model, if its cost has no bound.
     pub(super) unpriced: Option<&'a str>,
     pub(super) now_us: i64,
@@ -79,9 +82,10 @@ impl Asked<'_> {
             (_, Metric::Cost) => Cause::Cost,
             _ => Cause::Tokens,
         };
-        let asked = match unpriced {
-            Some(_) => 0,
-            None => self.amounts.of(limit.metric),
+        let asked = match limit.window {
+            _ if unpriced.is_some() => 0,
+            Window::Request => self.whole.of(limit.metric),
+            _ => self.amounts.of(limit.metric),
         };
         let retry_after_us = match unpriced {
             Some(_) => None,

@@ -42,6 +42,12 @@ pub enum Planted {
     /// Counters are not told what was recorded by the call that recorded it, as if the process had
     /// ended in between: the sweeper has to tell them.
     LeaveToSweeper,
+    /// A call is admitted and nothing is reserved for it: breaks no_overspend.
+    HoldNothing,
+    /// Holds are not read again when the counters are opened: breaks no_overspend.
+    ForgetHolds,
+    /// A change that was counted counts again when it is swept: breaks counters_equal_ledger.
+    CountTwice,
 }
 
 #[cfg(feature = "planted-faults")]

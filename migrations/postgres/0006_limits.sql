@@ -31,18 +31,26 @@ CREATE TABLE profiles (
 );
 INSERT INTO profiles (tenant_id, profile_id, profile, version, created_at, updated_at)
 SELECT '', value ->> 'profile_id', value::TEXT, 1, now, now
-FROM json_array_elements('[
+FROM jsonb_array_elements('[
     {"profile_id": "free", "display_name": "Free", "failure_mode": "open", "limits": [
-        {"scope": "user", "metric": "requests", "window": "minute", "amount": 10, "enforcement": "block"},
-        {"scope": "user", "metric": "requests", "window": "hour", "amount": 50, "enforcement": "block"},
-        {"scope": "user", "metric": "total_tokens", "window": "month", "amount": 1000000, "enforcement": "block"}]},
+        {"name": "requests-per-minute", "scope": "user",
+         "metric": "requests", "window": "minute", "amount": 10, "enforcement": "block"},
+        {"name": "requests-per-hour", "scope": "user",
+         "metric": "requests", "window": "hour", "amount": 50, "enforcement": "block"},
+        {"name": "tokens-per-month", "scope": "user",
+         "metric": "total_tokens", "window": "month", "amount": 1000000, "enforcement": "block"}]},
     {"profile_id": "pro", "display_name": "Pro", "failure_mode": "open", "limits": [
-        {"scope": "user", "metric": "requests", "window": "minute", "amount": 30, "enforcement": "block"},
-        {"scope": "user", "metric": "requests", "window": "hour", "amount": 300, "enforcement": "block"},
-        {"scope": "user", "metric": "total_tokens", "window": "month", "amount": 10000000, "enforcement": "block"}]},
+        {"name": "requests-per-minute", "scope": "user",
+         "metric": "requests", "window": "minute", "amount": 30, "enforcement": "block"},
+        {"name": "requests-per-hour", "scope": "user",
+         "metric": "requests", "window": "hour", "amount": 300, "enforcement": "block"},
+        {"name": "tokens-per-month", "scope": "user",
+         "metric": "total_tokens", "window": "month", "amount": 10000000, "enforcement": "block"}]},
     {"profile_id": "enterprise", "display_name": "Enterprise", "failure_mode": "open", "limits": [
-        {"scope": "user", "metric": "requests", "window": "minute", "amount": 60, "enforcement": "block"},
-        {"scope": "user", "metric": "total_tokens", "window": "month", "amount": 100000000, "enforcement": "block"}]},
+        {"name": "requests-per-minute", "scope": "user",
+         "metric": "requests", "window": "minute", "amount": 60, "enforcement": "block"},
+        {"name": "tokens-per-month", "scope": "user",
+         "metric": "total_tokens", "window": "month", "amount": 100000000, "enforcement": "block"}]},
     {"profile_id": "unlimited", "display_name": "Unlimited", "failure_mode": "open", "limits": []}]') AS shipped (value),
     (SELECT (extract(epoch FROM now()) * 1000000)::BIGINT AS now) AS clock;
 

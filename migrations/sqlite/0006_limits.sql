@@ -33,16 +33,24 @@ INSERT INTO profiles (tenant_id, profile_id, profile, version, created_at, updat
 SELECT '', json_extract(value, '$.profile_id'), value, 1, now, now
 FROM json_each('[
     {"profile_id": "free", "display_name": "Free", "failure_mode": "open", "limits": [
-        {"scope": "user", "metric": "requests", "window": "minute", "amount": 10, "enforcement": "block"},
-        {"scope": "user", "metric": "requests", "window": "hour", "amount": 50, "enforcement": "block"},
-        {"scope": "user", "metric": "total_tokens", "window": "month", "amount": 1000000, "enforcement": "block"}]},
+        {"name": "requests-per-minute", "scope": "user",
+         "metric": "requests", "window": "minute", "amount": 10, "enforcement": "block"},
+        {"name": "requests-per-hour", "scope": "user",
+         "metric": "requests", "window": "hour", "amount": 50, "enforcement": "block"},
+        {"name": "tokens-per-month", "scope": "user",
+         "metric": "total_tokens", "window": "month", "amount": 1000000, "enforcement": "block"}]},
     {"profile_id": "pro", "display_name": "Pro", "failure_mode": "open", "limits": [
-        {"scope": "user", "metric": "requests", "window": "minute", "amount": 30, "enforcement": "block"},
-        {"scope": "user", "metric": "requests", "window": "hour", "amount": 300, "enforcement": "block"},
-        {"scope": "user", "metric": "total_tokens", "window": "month", "amount": 10000000, "enforcement": "block"}]},
+        {"name": "requests-per-minute", "scope": "user",
+         "metric": "requests", "window": "minute", "amount": 30, "enforcement": "block"},
+        {"name": "requests-per-hour", "scope": "user",
+         "metric": "requests", "window": "hour", "amount": 300, "enforcement": "block"},
+        {"name": "tokens-per-month", "scope": "user",
+         "metric": "total_tokens", "window": "month", "amount": 10000000, "enforcement": "block"}]},
     {"profile_id": "enterprise", "display_name": "Enterprise", "failure_mode": "open", "limits": [
-        {"scope": "user", "metric": "requests", "window": "minute", "amount": 60, "enforcement": "block"},
-        {"scope": "user", "metric": "total_tokens", "window": "month", "amount": 100000000, "enforcement": "block"}]},
+        {"name": "requests-per-minute", "scope": "user",
+         "metric": "requests", "window": "minute", "amount": 60, "enforcement": "block"},
+        {"name": "tokens-per-month", "scope": "user",
+         "metric": "total_tokens", "window": "month", "amount": 100000000, "enforcement": "block"}]},
     {"profile_id": "unlimited", "display_name": "Unlimited", "failure_mode": "open", "limits": []}]') AS shipped,
     (SELECT CAST(unixepoch('subsec') * 1000000 AS INTEGER) AS now) AS clock;
 

@@ -21,6 +21,7 @@ pub mod postgres;
 mod queue;
 mod rows;
 pub mod rules;
+mod seeds;
 mod settlements;
 pub mod sqlite;
 mod sums;

@@ -332,6 +332,91 @@ macro_rules! ledger_suite {
                 conformance::periods::adjustments_are_bounded(&ledger).await;
             }
 
+            #[tokio::test]
+            async fn a_new_ledger_has_the_shipped_profiles() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::a_new_ledger_has_the_shipped_profiles(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn profiles_are_created_changed_and_deleted() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::profiles_are_created_changed_and_deleted(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn shipped_profiles_are_a_tenants_own_once_changed() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::shipped_profiles_are_a_tenants_own_once_changed(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_profile_in_use_stays() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::a_profile_in_use_stays(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn subjects_have_what_was_set() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::subjects_have_what_was_set(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn assignments_page_in_order() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::assignments_page_in_order(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn settings_are_replaced_as_a_whole() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::settings_are_replaced_as_a_whole(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_change_is_made_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::a_change_is_made_once(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn racing_changes_have_versions_of_their_own() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::racing_changes_have_versions_of_their_own(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_budget_counts_from_its_last_reset() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::a_budget_counts_from_its_last_reset(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn hits_of_a_second_add_up() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::hits_of_a_second_add_up(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn overshoots_stand_as_first_told() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::overshoots_stand_as_first_told(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn hits_and_overshoots_go_with_their_month() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::hits_and_overshoots_go_with_their_month(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn profiles_are_bounded() {
+                let (ledger, kept) = $open().await;
+                let execute = async |sql| super::$execute(&kept, sql).await;
+                conformance::limits::profiles_are_bounded(&ledger, execute).await;
+            }
+
             #[test]
             fn totals_equal_the_reference_at_every_step() {
                 conformance::model::totals_equal_the_reference_at_every_step(|| $open());

@@ -5,6 +5,7 @@ pub mod feed;
 pub mod idle;
 pub mod items;
 pub mod jobs;
+pub mod limits;
 pub mod model;
 pub mod periods;
 pub mod reconcile;

@@ -34,6 +34,11 @@ macro_rules! counters_suite {
                 retry_is_when_it_fits, days_and_months_end_in_the_zone,
                 usage_is_charged_at_its_admission, usage_of_the_past_is_left_out,
                 sessions_do_not_reset, the_clock_never_goes_back);
+
+            #[test]
+            fn random_steps_answer_as_the_reference() {
+                counters::random::random_steps_answer_as_the_reference::<$store>();
+            }
         }
     };
     ($store:ty: $part:ident: $($test:ident),+) => {

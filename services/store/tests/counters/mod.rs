@@ -5,7 +5,7 @@ pub mod admission;
 pub mod folding;
 pub mod holds;
 pub mod ledger;
-//pub mod random;
+pub mod random;
 pub mod reference;
 pub mod windows;
 pub mod world;

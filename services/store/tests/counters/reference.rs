@@ -282,9 +282,9 @@ impl Reference {
         })
     }
 
-    /// Another process found that the log was swept up to here.
-    pub fn set_swept(&self, tenant: &TenantId, position: i64) {
-        self.step(tenant, |tenant, _| tenant.swept = Some(position));
+    /// Another process found that the log was swept up to here, or does not follow it.
+    pub fn set_swept(&self, tenant: &TenantId, position: Option<i64>) {
+        self.step(tenant, |tenant, _| tenant.swept = position);
     }
 }
 

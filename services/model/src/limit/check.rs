@@ -80,10 +80,7 @@ fn check_alerts(field: &str, percents: &[i32], out: &mut Vec<Violation>) {
 /// `field` is the path of the list in the contract.
 pub fn check_set(field: &str, limits: &[Limit], out: &mut Vec<Violation>) {
     if limits.len() > MAX_LIMITS {
-        let text = format!(
-            "{} limits is too many; send at most {MAX_LIMITS}",
-            limits.len()
-        );
+        let text = format!("too many limits; send at most {MAX_LIMITS}");
         out.push(Violation::new(field, text).kind(Kind::Limit));
         return;
     }

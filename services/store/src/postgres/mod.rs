@@ -174,7 +174,7 @@ impl Postgres {
 }
 
 /// What PostgreSQL could not do. A figure past 64 bits is the caller's; the rest is ours.
-fn unavailable(error: sqlx::Error) -> Error {
+pub(crate) fn unavailable(error: sqlx::Error) -> Error {
     // numeric_value_out_of_range
     const OUT_OF_RANGE: &str = "22003";
     match error.as_database_error().and_then(|error| error.code()) {

@@ -47,3 +47,101 @@ fn read_end(end: &str) -> Option<(i64, i64)> {
     let (second, number) = end.split_once('.')?;
     Some((second.parse().ok()?, number.parse().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokenmeter_identity::{Role, Roles};
+    use tokenmeter_model::id::TenantId;
+    use tokenmeter_model::limit::{Enforcement, Metric, Scope, Window};
+    use tokenmeter_model::zone::Zone;
+    use tokenmeter_store::clock;
+    use tokenmeter_store::ledger::Ledger;
+    use tokenmeter_store::sqlite::Sqlite;
+
+    use super::*;
+    use crate::wire;
+
+    /// The first second of the hits.
+    const T0: i64 = 1_790_000_000_000_000;
+
+    fn hit(second: i64, user: &str) -> LimitHit {
+        LimitHit {
+            second_us: T0 + second * 1_000_000,
+            limit_name: "requests-per-minute".into(),
+            scope: Scope::User,
+            subject: user.into(),
+            metric: Metric::Requests,
+            window: Window::Minute,
+            enforcement: Enforcement::RecordOverage,
+            hard: false,
+            profile_id: "free".into(),
+            user_id: user.into(),
+            session_id: "s".into(),
+            model: "m".into(),
+            limit: 10,
+            used: 11,
+            held: 2,
+            asked: 1,
+            count: 3,
+        }
+    }
+
+    #[tokio::test]
+    async fn hits_are_listed_newest_first_and_a_reader_of_itself_gets_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Sqlite::open(&folder.path().join("t.db")).await.unwrap();
+        let ledger: Arc<dyn Ledger> = Arc::new(ledger);
+        let mut caller = Caller {
+            tenant: TenantId::new("acme").unwrap(),
+            user: "ann".into(),
+            team_id: String::new(),
+            api_key_id: String::new(),
+            roles: Roles::all(),
+        };
+        let hits: Vec<_> = (0..7)
+            .map(|n| hit(n / 2, if n % 2 == 0 { "ann" } else { "bob" }))
+            .collect();
+        ledger.add_hits(&caller.tenant, &hits).await.unwrap();
+        let analytics = Analytics::new(Arc::clone(&ledger), clock::system(), Zone::utc());
+        let pages = async |caller: &Caller, query: HitQuery| {
+            let (mut all, mut token) = (Vec::new(), String::new());
+            loop {
+                let page = analytics.limit_hits(caller, query.clone(), 2, &token).await;
+                let (page, next) = page.unwrap();
+                assert!(page.len() <= 2);
+                all.extend(page);
+                match next {
+                    Some(next) => token = next,
+                    None => return all,
+                }
+            }
+        };
+        let all = pages(&caller, HitQuery::default()).await;
+        assert_eq!(all.len(), 7);
+        assert!(all.is_sorted_by_key(|one| std::cmp::Reverse(one.second_us)));
+        let of_bob = HitQuery {
+            user_id: "bob".into(),
+            ..HitQuery::default()
+        };
+        assert_eq!(pages(&caller, of_bob.clone()).await.len(), 3);
+
+        caller.roles = Roles::from_iter([Role::ReadOwn]);
+        let own = pages(&caller, HitQuery::default()).await;
+        assert_eq!(own.len(), 4);
+        assert!(own.iter().all(|one| one.user_id == "ann"));
+        let denied = analytics.limit_hits(&caller, of_bob, 0, "").await;
+        assert!(matches!(denied, Err(Error::Denied)));
+
+        let wire = wire::hit(own.into_iter().next().unwrap());
+        let state = wire.state.clone().unwrap();
+        assert_eq!((state.used, state.held, state.overage), (11, 2, 1));
+        assert_eq!((state.remaining, wire.count), (0, 3));
+        assert_eq!(wire.cause(), tokenmeter_api::v1::RefusalCause::Rate);
+        assert_eq!(
+            wire.enforcement(),
+            tokenmeter_api::v1::Enforcement::RecordOverage
+        );
+    }
+}

@@ -11,6 +11,7 @@ mod subjects;
 mod tenant;
 #[cfg(test)]
 mod tests;
+mod velocity;
 mod wire;
 
 use std::sync::Arc;
@@ -43,7 +44,7 @@ const FREE: &str = "free";
 #[async_trait]
 pub trait Standings: Send + Sync {
     /// Every limit that applies to calls of these subjects, in the order in which they are checked, and
-    /// how each stands, as if nothing was asked.
+    /// how each stands, as if nothing was asked. The token budget of a session is none.
     ///
     /// # Errors
     /// What the caller is told.

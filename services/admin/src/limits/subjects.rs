@@ -34,6 +34,9 @@ pub struct Effective {
     pub own: Vec<Limit>,
     /// Every limit that applies, and how it stands.
     pub states: Vec<(Rule, Standing)>,
+    /// When each of them runs out at the velocity of the last 24 hours, in microseconds since the Unix
+    /// epoch, in their order; none where it does not before it resets.
+    pub exhaustion_us: Vec<Option<i64>>,
 }
 
 impl LimitAdmin {
@@ -190,11 +193,13 @@ impl LimitAdmin {
             Some(standings) => standings.standings(&caller.tenant, &owner).await,
             None => Ok(Vec::new()),
         };
+        let states = states.map_err(|failure| Error::Refused(Box::new(failure)))?;
         Ok(Effective {
             profile,
             assigned_to,
             own: own.into_iter().flat_map(|one| one.limits).collect(),
-            states: states.map_err(|failure| Error::Refused(Box::new(failure)))?,
+            exhaustion_us: self.exhaustion(caller, &states).await?,
+            states,
         })
     }
 

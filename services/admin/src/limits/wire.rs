@@ -4,7 +4,7 @@ use prost_types::Duration;
 use tokenmeter_api::convert::{limit, time};
 use tokenmeter_api::v1;
 use tokenmeter_model::bounds::Violation;
-use tokenmeter_model::limit::{Scope, Window};
+use tokenmeter_model::limit::Scope;
 use tokenmeter_store::counters::{Rule, Standing};
 use tokenmeter_store::ledger::limits::{Assignment, StoredProfile};
 
@@ -57,9 +57,11 @@ pub(crate) fn effective(effective: Effective) -> v1::GetEffectiveLimitsResponse 
         states: effective
             .states
             .iter()
-            // The budget of a session is no limit; GetTokenBudget tells of it.
-            .filter(|(rule, _)| rule.limit.window != Window::Budget)
-            .map(|(rule, standing)| state(rule, standing))
+            .zip(effective.exhaustion_us)
+            .map(|((rule, standing), exhaustion_us)| v1::LimitState {
+                exhaustion_time: exhaustion_us.map(time::from_micros),
+                ..state(rule, standing)
+            })
             .collect(),
     }
 }

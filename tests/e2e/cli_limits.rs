@@ -85,7 +85,7 @@ async fn a_profile_is_set_given_and_taken_back() {
         (&json!("user"), &json!("ada"), &json!(""))
     );
     let given = shown(&server, "limits assign team --everyone");
-    assert_eq!(given, "everyone has profile team\n");
+    assert_eq!(given, "everyone has profile team");
     let in_use = refused(&server, "limits delete team");
     assert!(in_use.contains("PROFILE_IN_USE"), "{in_use}");
     let list = told(&server, "limits assignments --profile team");
@@ -97,12 +97,12 @@ async fn a_profile_is_set_given_and_taken_back() {
     );
 
     let taken = shown(&server, "limits unassign --user ada");
-    assert_eq!(taken, "user ada has no profile of its own; team applies\n");
+    assert_eq!(taken, "user ada has no profile of its own; team applies");
     let taken = told(&server, "limits unassign --everyone");
     assert_eq!(taken["effective_profile_id"], "free");
     assert_eq!(
         shown(&server, "limits delete team"),
-        "profile team is deleted\n"
+        "profile team is deleted"
     );
     let absent = refused(&server, "limits show team");
     assert!(absent.contains("NOT_FOUND"), "{absent}");
@@ -118,7 +118,7 @@ async fn what_applies_is_shown_with_where_it_is_from() {
     );
     assert_eq!(
         specs(&own),
-        ["user:tokens/day=5000,shadow,name=user-tokens-day"]
+        ["user:tokens/day=5000,shadow,name=user-total-tokens-day"]
     );
     let effective = told(&server, "limits effective --user ada");
     assert_eq!(effective["profile"]["profile_id"], "free");
@@ -130,7 +130,7 @@ async fn what_applies_is_shown_with_where_it_is_from() {
     let table = shown(&server, "limits effective --user ada");
     for words in [
         "profile free, by default",
-        "user-tokens-day",
+        "user-total-tokens-day",
         "5,000",
         "shadow",
     ] {
@@ -142,7 +142,7 @@ async fn what_applies_is_shown_with_where_it_is_from() {
         "{wrong}"
     );
     let none = shown(&server, "limits own --user ada --none");
-    assert_eq!(none, "user ada has no limits of its own\n");
+    assert_eq!(none, "user ada has no limits of its own");
     let hits = told(&server, "limits hits --user ada");
     assert_eq!(hits, json!({"hits": [], "more": false}));
 }

@@ -31,7 +31,7 @@ CREATE TABLE profiles (
 );
 INSERT INTO profiles (tenant_id, profile_id, profile, version, created_at, updated_at)
 SELECT '', value ->> 'profile_id', value::TEXT, 1, now, now
-FROM json_array_elements('[
+FROM jsonb_array_elements('[
     {"profile_id": "free", "display_name": "Free", "failure_mode": "open", "limits": [
         {"name": "requests-per-minute", "scope": "user",
          "metric": "requests", "window": "minute", "amount": 10, "enforcement": "block"},

@@ -58,9 +58,9 @@ const fn later(rpc: &'static str, credentials: Credentials, roles: &'static [Rol
 
 /// Every RPC of every contract.
 pub const TABLE: &[Access] = &[
-    later("MeteringService/Authorize", Required, METER),
-    later("MeteringService/ExtendReservation", Required, METER),
-    later("MeteringService/ReleaseReservation", Required, METER),
+    now("MeteringService/Authorize", Required, METER),
+    now("MeteringService/ExtendReservation", Required, METER),
+    now("MeteringService/ReleaseReservation", Required, METER),
     now("MeteringService/RecordUsage", Required, METER),
     now("MeteringService/BatchRecordUsage", Required, METER),
     now("MeteringService/StreamUsage", Required, METER),
@@ -70,9 +70,9 @@ pub const TABLE: &[Access] = &[
     now("MeteringService/RecordMessages", Required, METER),
     now("MeteringService/RecordChampionCases", Required, METER),
     later("MeteringService/PublishTokenEvents", Required, METER),
-    later("MeteringService/GetTokenBudget", Required, EVERY),
-    later("MeteringService/SetTokenBudget", Required, METER_ADMIN),
-    later("MeteringService/ResetTokenBudget", Required, METER_ADMIN),
+    now("MeteringService/GetTokenBudget", Required, EVERY),
+    now("MeteringService/SetTokenBudget", Required, METER_ADMIN),
+    now("MeteringService/ResetTokenBudget", Required, METER_ADMIN),
     now("AnalyticsService/GetUserUsage", Required, READ),
     now("AnalyticsService/GetSessionUsage", Required, READ),
     now("AnalyticsService/ListUsageEvents", Required, READ),

@@ -162,6 +162,10 @@ pub enum LimitChange {
 
 /// What became of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each call of an administrator"
+)]
 pub enum LimitOutcome {
     /// It was made, now or by the same request before; nothing else was changed then.
     Done {
@@ -186,7 +190,8 @@ pub enum LimitOutcome {
     Full,
 }
 
-/// A session's token budget as it was set.
+/// A session's token budget as it was set. Its bases are taken off what was used; what was voided or
+/// dropped since can make that less than nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Budget {
     /// Its size in tokens; none means what a new session starts with.

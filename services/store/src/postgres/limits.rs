@@ -5,7 +5,7 @@ use sqlx::pool::PoolConnection;
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::limit::{Scope, Zoned};
 
-use super::{Postgres, requests, unavailable};
+use super::{Postgres, requests, seeds, unavailable};
 use crate::counters::{CounterKey, Seed, Seen};
 use crate::ledger::Error;
 use crate::ledger::correction::Request;
@@ -163,11 +163,11 @@ impl Limits for Postgres {
 
     async fn seeds(
         &self,
-        _: &TenantId,
-        _: &Zoned,
-        _: &[CounterKey],
-        _: i64,
+        tenant: &TenantId,
+        zoned: &Zoned,
+        keys: &[CounterKey],
+        now_us: i64,
     ) -> Result<(Vec<Seed>, Seen), Error> {
-        Err(Error::Unavailable("counters are not seeded yet".into()))
+        seeds::seeds(&self.primary, tenant.as_str(), zoned, keys, now_us).await
     }
 }

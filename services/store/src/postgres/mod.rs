@@ -28,6 +28,7 @@ mod records;
 mod reports;
 mod requests;
 mod retention;
+mod seeds;
 mod service;
 mod sessions;
 mod sums;

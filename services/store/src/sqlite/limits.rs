@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteConnection;
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::limit::{Scope, Zoned};
 
-use super::{Sqlite, requests, unavailable};
+use super::{Sqlite, requests, seeds, unavailable};
 use crate::counters::{CounterKey, Seed, Seen};
 use crate::ledger::Error;
 use crate::ledger::correction::Request;
@@ -187,11 +187,11 @@ impl Limits for Sqlite {
 
     async fn seeds(
         &self,
-        _: &TenantId,
-        _: &Zoned,
-        _: &[CounterKey],
-        _: i64,
+        tenant: &TenantId,
+        zoned: &Zoned,
+        keys: &[CounterKey],
+        now_us: i64,
     ) -> Result<(Vec<Seed>, Seen), Error> {
-        Err(Error::Unavailable("counters are not seeded yet".into()))
+        seeds::seeds(&self.readers, tenant.as_str(), zoned, keys, now_us).await
     }
 }

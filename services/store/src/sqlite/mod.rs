@@ -18,6 +18,7 @@ mod reconcile;
 mod reports;
 mod requests;
 mod retention;
+mod seeds;
 mod service;
 mod sessions;
 mod tools;

@@ -5,11 +5,13 @@ pub mod feed;
 pub mod idle;
 pub mod items;
 pub mod jobs;
+pub mod limits;
 pub mod model;
 pub mod periods;
 pub mod reconcile;
 pub mod reports;
 pub mod retention;
+pub mod settlements;
 pub mod stretches;
 mod under_load;
 

@@ -24,6 +24,7 @@ mod jobs;
 mod lifecycle;
 mod metrics;
 mod migrate;
+mod no_overspend;
 mod periods;
 mod ready;
 mod reflection;

@@ -150,6 +150,7 @@ pub fn reason_of_violations(violations: &[Violation]) -> ErrorReason {
         Some(Kind::TooManyLines) => ErrorReason::TooManyLines,
         Some(Kind::TimeInFuture) => ErrorReason::EventTimeInFuture,
         Some(Kind::Range) => ErrorReason::RangeInvalid,
+        Some(Kind::Limit) => ErrorReason::LimitInvalid,
         Some(Kind::Field) | None => ErrorReason::FieldInvalid,
     }
 }

@@ -54,6 +54,8 @@ pub enum Kind {
     TimeInFuture,
     /// A range of time ends before it begins.
     Range,
+    /// A limit, or a set of limits, is out of its bounds or makes no sense.
+    Limit,
 }
 
 /// One field that is out of its bound. The text names the bound and how to mend it.

@@ -70,6 +70,7 @@ pub(crate) const COLUMNS: &[&str] = &[
     "succeeded",
     "labels",
     "reservation_id",
+    "api_key_id",
 ];
 
 /// One row to write: line `index` of a submission.
@@ -87,7 +88,8 @@ pub(crate) fn bind(new: &NewLine<'_>, row: &mut impl Values) {
         quotes,
         charge_time_us,
         recorded_at_us,
-        ..
+        api_key_id,
+        fingerprint: _,
     } = new.submission;
     let line = &event.lines[new.index];
     let quote = quotes.get(new.index).copied().flatten();
@@ -122,6 +124,7 @@ pub(crate) fn bind(new: &NewLine<'_>, row: &mut impl Values) {
     .number(quote.map(|quote| quote.price_version))
     .text(event.status.as_str());
     bind_facts(event, row);
+    row.text(api_key_id);
 }
 
 fn bind_counts(counts: &TokenCounts, row: &mut impl Values) {

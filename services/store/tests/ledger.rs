@@ -67,6 +67,43 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
+            async fn a_reservation_is_settled_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::settlements::a_reservation_is_settled_once(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn of_one_batch_the_first_settles() {
+                let (ledger, _kept) = $open().await;
+                conformance::settlements::of_one_batch_the_first_settles(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn racing_events_settle_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::settlements::racing_events_settle_once(std::sync::Arc::new(ledger))
+                    .await;
+            }
+
+            #[tokio::test]
+            async fn api_keys_read_back_as_recorded() {
+                let (ledger, _kept) = $open().await;
+                conformance::settlements::api_keys_read_back_as_recorded(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn seeds_equal_the_events() {
+                let (ledger, _kept) = $open().await;
+                conformance::seeds::seeds_equal_the_events(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn seeds_of_long_sessions_outlive_their_events() {
+                let (ledger, _kept) = $open().await;
+                conformance::seeds::seeds_of_long_sessions_outlive_their_events(&ledger).await;
+            }
+
+            #[tokio::test]
             async fn items_stand_once() {
                 let (ledger, _kept) = $open().await;
                 conformance::items::items_stand_once(&ledger).await;
@@ -305,6 +342,91 @@ macro_rules! ledger_suite {
             async fn adjustments_are_bounded() {
                 let (ledger, _kept) = $open().await;
                 conformance::periods::adjustments_are_bounded(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_new_ledger_has_the_shipped_profiles() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::a_new_ledger_has_the_shipped_profiles(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn profiles_are_created_changed_and_deleted() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::profiles_are_created_changed_and_deleted(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn shipped_profiles_are_a_tenants_own_once_changed() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::shipped_profiles_are_a_tenants_own_once_changed(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_profile_in_use_stays() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::a_profile_in_use_stays(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn subjects_have_what_was_set() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::subjects_have_what_was_set(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn assignments_page_in_order() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::assignments_page_in_order(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn settings_are_replaced_as_a_whole() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::settings_are_replaced_as_a_whole(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_change_is_made_once() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::a_change_is_made_once(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn racing_changes_have_versions_of_their_own() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::racing_changes_have_versions_of_their_own(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn a_budget_counts_from_its_last_reset() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::a_budget_counts_from_its_last_reset(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn hits_of_a_second_add_up() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::hits_of_a_second_add_up(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn overshoots_stand_as_first_told() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::overshoots_stand_as_first_told(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn hits_and_overshoots_go_with_their_month() {
+                let (ledger, _kept) = $open().await;
+                conformance::limits::hits_and_overshoots_go_with_their_month(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn profiles_are_bounded() {
+                let (ledger, kept) = $open().await;
+                let execute = async |sql| super::$execute(&kept, sql).await;
+                conformance::limits::profiles_are_bounded(&ledger, execute).await;
             }
 
             #[test]

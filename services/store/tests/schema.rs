@@ -42,6 +42,8 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     ("column usage_lines.succeeded", "integer?", "boolean?"),
     ("column jobs.running", "integer", "boolean"),
     ("column jobs.succeeded", "integer?", "boolean?"),
+    ("column token_budgets.enforced", "integer?", "boolean?"),
+    ("column limit_hits.hard", "integer", "boolean"),
     // Every key starts with the tenant, and a partitioned table's has what it is partitioned by.
     (
         "key usage_lines",
@@ -61,6 +63,7 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
         "-",
     ),
     ("key drifts", "number", "tenant_id, number"),
+    ("key limit_hits", "number", "tenant_id, number"),
     ("key messages", "number", "tenant_id, message_id"),
     ("unique messages (tenant_id, message_id)", "yes", "-"),
     ("key champion_cases", "number", "tenant_id, report_id"),
@@ -68,7 +71,13 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
 ];
 
 /// Tables of PostgreSQL whose keys need no tenant: one row, or a row for each start, version or job.
-const WITHOUT_TENANT: &[&str] = &["ledger_state", "openings", "prices", "jobs"];
+const WITHOUT_TENANT: &[&str] = &[
+    "ledger_state",
+    "openings",
+    "prices",
+    "jobs",
+    "limits_version",
+];
 
 /// What a schema has, by the name of the thing.
 type Schema = BTreeMap<String, String>;

@@ -192,6 +192,7 @@ mod tests {
                 quotes: Vec::new(),
                 charge_time_us: 0,
                 recorded_at_us: 0,
+                api_key_id: String::new(),
                 voided: None,
             }),
         }

@@ -244,6 +244,7 @@ pub fn recorded_event(recorded: Recorded, epoch: &str) -> v1::RecordedEvent {
         quotes,
         charge_time_us,
         recorded_at_us,
+        api_key_id,
         voided,
     } = recorded;
     let position = format!("{epoch}-{position}");
@@ -291,6 +292,7 @@ pub fn recorded_event(recorded: Recorded, epoch: &str) -> v1::RecordedEvent {
             cases_retrieved: retrieval.cases_retrieved,
             succeeded: retrieval.succeeded,
         }),
+        api_key_id,
         voided: voided_at_us.is_some(),
         voided_time: voided_at_us.map(time::from_micros),
         void_reason: void_reason.unwrap_or_default(),

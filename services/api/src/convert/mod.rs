@@ -6,6 +6,7 @@
 pub mod counts;
 pub mod event;
 pub mod item;
+pub mod limit;
 pub mod money;
 pub mod price;
 pub mod tier;

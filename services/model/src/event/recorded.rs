@@ -16,6 +16,8 @@ pub struct Recorded {
     pub charge_time_us: i64,
     /// When it was first recorded, in microseconds since the Unix epoch.
     pub recorded_at_us: i64,
+    /// The API key with which it was recorded; empty means other credentials.
+    pub api_key_id: String,
     /// Present if it was taken out of every total.
     pub voided: Option<Voided>,
 }

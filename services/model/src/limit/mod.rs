@@ -1,15 +1,19 @@
 //! Limits: what may be used, by whom, in which window (R19, R20).
 
 mod amounts;
+mod check;
 mod estimate;
 mod profile;
 mod window;
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 pub use amounts::Amounts;
-pub use estimate::{DEFAULT_MAX_OUTPUT_TOKENS, Estimate};
-pub use profile::{Profile, shipped};
+pub use check::{check_own, check_set};
+pub use estimate::{DEFAULT_MAX_OUTPUT_TOKENS, Estimate, MAX_COST_NANO_USD};
+pub use profile::{Profile, check_profile_id, shipped};
 pub use window::{Window, Zoned};
 
 /// Most that a limit may allow, in its metric's unit.
@@ -18,6 +22,21 @@ pub const MAX_AMOUNT: i64 = 9_000_000_000_000_000_000;
 pub const MAX_LIMITS: usize = 64;
 /// Most shares of a limit at which alerts fire.
 pub const MAX_ALERTS: usize = 8;
+/// Largest share of a limit at which an alert fires, in per cent.
+pub const MAX_ALERT_PERCENT: i64 = 1_000;
+/// Largest token budget of a session.
+pub const MAX_BUDGET_TOKENS: i64 = 1_000_000_000_000;
+/// Token budget of a session where its profile does not say.
+pub const DEFAULT_BUDGET_TOKENS: i64 = 100_000;
+/// The remaining share of a session's budget below which to summarize, in per cent, where the tenant
+/// does not say.
+pub const DEFAULT_SUMMARIZE_BELOW_PERCENT: i32 = 20;
+/// Shortest life of a hold, in microseconds: a second.
+pub const MIN_HOLD_US: i64 = 1_000_000;
+/// Longest life of a hold, in microseconds: 24 hours.
+pub const MAX_HOLD_US: i64 = 24 * 3_600 * 1_000_000;
+/// Life of a hold where neither request nor profile says, in microseconds: 10 minutes.
+pub const DEFAULT_HOLD_US: i64 = 600 * 1_000_000;
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
@@ -167,6 +186,15 @@ impl Limit {
         words.join("-").replace('_', "-")
     }
 
+    /// What answers call it: its name, else [`Limit::default_name`].
+    pub fn called(&self) -> Cow<'_, str> {
+        if self.name.is_empty() {
+            Cow::Owned(self.default_name())
+        } else {
+            Cow::Borrowed(&self.name)
+        }
+    }
+
     /// What makes it the same rule as another.
     pub fn key(&self) -> LimitKey<'_> {
         (
@@ -182,5 +210,69 @@ impl Limit {
     pub fn covers(&self, provider: &str, model: &str) -> bool {
         (self.provider.is_empty() || self.provider == provider)
             && (self.model.is_empty() || self.model == model)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(provider: &str, model: &str) -> Limit {
+        Limit {
+            name: String::new(),
+            scope: Scope::ApiKey,
+            metric: Metric::UncachedInputTokens,
+            window: Window::Minute,
+            amount: 1,
+            enforcement: Enforcement::Block,
+            hard: false,
+            alert_percents: Vec::new(),
+            provider: provider.into(),
+            model: model.into(),
+        }
+    }
+
+    /// Ledgers have both: words in columns, and JSON.
+    #[test]
+    fn words_are_what_serde_writes() {
+        macro_rules! check {
+            ($($name:ident)+) => {
+                $(for one in $name::ALL {
+                    assert_eq!($name::parse(one.as_str()), Some(*one));
+                    let json = serde_json::to_string(one).unwrap();
+                    assert_eq!(json, format!("{:?}", one.as_str()));
+                })+
+            };
+        }
+        check!(Scope Metric Window Enforcement FailureMode OvershootCause);
+        assert_eq!(Scope::parse(""), None);
+    }
+
+    #[test]
+    fn a_limit_in_json_may_leave_out_what_has_a_default() {
+        let json = r#"{"scope":"api_key","metric":"uncached_input_tokens","window":"minute",
+            "amount":1,"enforcement":"block"}"#;
+        let read: Limit = serde_json::from_str(json).unwrap();
+        assert_eq!(read, limit("", ""));
+    }
+
+    #[test]
+    fn a_limit_covers_what_it_names_or_all() {
+        let covers = |provider, model| limit(provider, model).covers("openai", "gpt-5");
+        assert!(covers("", "") && covers("openai", "") && covers("", "gpt-5"));
+        assert!(covers("openai", "gpt-5"));
+        assert!(!covers("anthropic", "") && !covers("", "gpt-5-mini"));
+        assert!(!covers("anthropic", "gpt-5"));
+    }
+
+    #[test]
+    fn a_limit_without_a_name_is_called_by_what_it_limits() {
+        let name = "api-key-uncached-input-tokens-minute";
+        assert_eq!(limit("", "").called(), name);
+        let named = Limit {
+            name: "mine".into(),
+            ..limit("", "")
+        };
+        assert_eq!(named.called(), "mine");
     }
 }

@@ -12,6 +12,8 @@ use crate::zone::Zone;
 const SECOND_US: i64 = 1_000_000;
 const MINUTE_US: i64 = 60 * SECOND_US;
 const HOUR_US: i64 = 60 * MINUTE_US;
+/// Most that the clocks of two zones differ, from UTC-12 to UTC+14.
+const SPREAD_US: i64 = 26 * HOUR_US;
 
 words! {
     /// The time over which a limit counts.
@@ -34,7 +36,9 @@ words! {
 }
 
 /// The calendar of a tenant: its zone, and since when if another one applied before. A change of zone
-/// takes effect with the next month (of the zone before), so that no day is cut or counted twice.
+/// takes effect with the next month of the zone before, so that no time is counted in two days or
+/// months, nor in none. At the change the first day and the first month of the new zone begin, which
+/// are up to 26 hours shorter or longer than others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Zoned {
     /// The zone that applies before `change`.
@@ -103,21 +107,41 @@ impl Window {
 }
 
 impl Zoned {
-    /// When the calendar span of a time began: not before the zone changed.
+    /// When the calendar span of a time began.
     fn start(&self, at_us: i64, start: impl Fn(&Zone, i64) -> i64) -> i64 {
-        let began = start(self.at(at_us), at_us);
-        match &self.change {
-            Some((from_us, _)) if at_us >= *from_us => began.max(*from_us),
-            _ => began,
+        match self.changed(at_us) {
+            Some((change_us, first_us, zone)) => {
+                let began = start(zone, at_us.max(first_us));
+                if began <= first_us { change_us } else { began }
+            }
+            None => start(&self.zone, at_us),
         }
     }
 
     /// When the calendar span of a time ends: where the zone changes at the latest.
     fn end(&self, at_us: i64, end: impl Fn(&Zone, i64) -> i64) -> i64 {
-        let ends = end(self.at(at_us), at_us);
-        match &self.change {
-            Some((from_us, _)) if at_us < *from_us => ends.min(*from_us),
-            _ => ends,
+        match (self.changed(at_us), &self.change) {
+            (Some((_, first_us, zone)), _) => end(zone, at_us.max(first_us)),
+            (None, Some((change_us, _))) => end(&self.zone, at_us).min(*change_us),
+            (None, None) => end(&self.zone, at_us),
         }
     }
+
+    /// If the zone had changed by a time: when, the instant of the new zone's calendar with which its
+    /// first day and month begin, and the zone. Where the new zone's month has begun already, that is
+    /// the change itself; where it begins some hours later, it is that beginning, and the hours until
+    /// then belong to it: they would else be a day and a month of their own, with a quota of their own.
+    fn changed(&self, at_us: i64) -> Option<(i64, i64, &Zone)> {
+        let (change_us, zone) = self.change.as_ref()?;
+        if at_us < *change_us {
+            return None;
+        }
+        let next_us = zone.next_month(*change_us);
+        let soon = next_us - change_us <= SPREAD_US;
+        Some((*change_us, if soon { next_us } else { *change_us }, zone))
+    }
 }
+
+#[cfg(test)]
+#[path = "window_tests.rs"]
+mod tests;

@@ -8,7 +8,9 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokenmeter_model::id::TenantId;
-use tokenmeter_model::limit::{Limit, Metric, OvershootCause, Profile, Scope, Window, Zoned};
+use tokenmeter_model::limit::{
+    Enforcement, Limit, Metric, OvershootCause, Profile, Scope, Window, Zoned,
+};
 
 use super::correction::Request;
 use super::{Error, Range};
@@ -18,7 +20,7 @@ use crate::counters::{CounterKey, Seed, Seen};
 pub const MAX_PROFILES: i64 = 1_000;
 
 /// A profile as it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredProfile {
     /// The profile.
     pub profile: Profile,
@@ -160,10 +162,14 @@ pub enum LimitChange {
 
 /// What became of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each call of an administrator"
+)]
 pub enum LimitOutcome {
     /// It was made, now or by the same request before; nothing else was changed then.
     Done {
-        /// The profile, for changes of one; as the first request left it.
+        /// The profile that was created or updated; as the first request left it.
         profile: Option<StoredProfile>,
         /// The profile that an assignment replaced or took away.
         previous_profile_id: Option<String>,
@@ -172,19 +178,20 @@ pub enum LimitOutcome {
     },
     /// The request's name stands for another request; nothing changed.
     RequestConflict,
-    /// There is no such profile; nothing changed.
+    /// There is no such profile, as one to change or to give; nothing changed.
     NotFound,
     /// There is such a profile already; nothing changed.
     Exists,
-    /// The profile was changed since; nothing changed.
+    /// The profile, or the settings, were changed since; nothing changed.
     EtagMismatch,
-    /// The profile is assigned, the tenant's default, or shipped; nothing changed.
+    /// The profile to delete is assigned, the tenant's default, or shipped; nothing changed.
     InUse,
     /// There are [`MAX_PROFILES`]; nothing changed.
     Full,
 }
 
-/// A session's token budget as it was set.
+/// A session's token budget as it was set. Its bases are taken off what was used; what was voided or
+/// dropped since can make that less than nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Budget {
     /// Its size in tokens; none means what a new session starts with.
@@ -214,16 +221,16 @@ pub struct BudgetUse {
     pub prompt: i64,
     /// Output tokens of it.
     pub completion: i64,
-    /// Estimated tokens of its tools.
+    /// Estimated tokens of its tools, as far as uses of tools are kept.
     pub tools: i64,
-    /// The model of its last event.
+    /// The model of its last event; empty if no event is kept.
     pub model: String,
     /// When its use last changed, in microseconds since the Unix epoch; 0 if never.
     pub updated_us: i64,
 }
 
-/// Refusals and hits of one limit by one subject within a second.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Refusals and hits of one limit by one subject within a second. All but the count is of the first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LimitHit {
     /// The second, in microseconds since the Unix epoch.
     pub second_us: i64,
@@ -233,28 +240,38 @@ pub struct LimitHit {
     pub scope: Scope,
     /// The subject.
     pub subject: String,
-    /// The user whose calls were hit; that of the last one.
-    pub user_id: String,
     /// What it counts.
     pub metric: Metric,
     /// Over which time.
     pub window: Window,
+    /// Whether calls were refused, or went beyond, or only would have been refused (shadow).
+    pub enforcement: Enforcement,
+    /// Whether the limit fails closed when counters are lost.
+    pub hard: bool,
+    /// The profile that the limit is from; empty for an own limit.
+    pub profile_id: String,
+    /// The user of the call.
+    pub user_id: String,
+    /// Its session; empty if it had none.
+    pub session_id: String,
+    /// Its model.
+    pub model: String,
     /// The most that may be used.
     pub limit: i64,
-    /// What was used and held at the last hit.
+    /// What was used.
     pub used: i64,
-    /// What the last hit asked for.
+    /// What was held.
+    pub held: i64,
+    /// What the call asked for.
     pub asked: i64,
-    /// Whether calls were refused, or only would have been (shadow), or went beyond (overage).
-    pub enforced: bool,
-    /// How many.
+    /// How many calls, at least 1.
     pub count: i64,
 }
 
 /// Which hits to list; empty and absent fields do not filter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HitQuery {
-    /// Only hits of this user's calls.
+    /// Only hits whose first call was this user's.
     pub user_id: String,
     /// Only in this range.
     pub range: Option<Range>,
@@ -271,7 +288,7 @@ pub struct HitQuery {
 }
 
 /// What an event used beyond a limit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Overshoot {
     /// The event.
     pub event_id: String,
@@ -322,7 +339,8 @@ pub trait Limits {
         subjects: &[(Scope, &str)],
     ) -> Result<Vec<SubjectLimits>, Error>;
 
-    /// Assignments by scope, then subject, after one; of one scope or profile if asked.
+    /// Assignments by the word of the scope, then subject, after one; of one scope or profile if asked
+    /// (an empty profile id does not filter).
     async fn assignments(
         &self,
         tenant: &TenantId,
@@ -332,7 +350,8 @@ pub trait Limits {
         limit: i64,
     ) -> Result<Vec<Assignment>, Error>;
 
-    /// Makes a change and remembers its request, in one transaction.
+    /// Makes a change and remembers its request, in one transaction. What was not done is not
+    /// remembered: the same request is tried anew.
     async fn change_limits(
         &self,
         request: Request,
@@ -342,7 +361,7 @@ pub trait Limits {
     /// How a session's budget stands, in one snapshot.
     async fn budget(&self, tenant: &TenantId, session_id: &str) -> Result<BudgetUse, Error>;
 
-    /// Adds hits: those of the same limit, subject and second add up.
+    /// Adds hits: those of the same limit, subject and second add up. All of them or none.
     async fn add_hits(&self, tenant: &TenantId, hits: &[LimitHit]) -> Result<(), Error>;
 
     /// Hits, newest first, each with its number in the ledger.
@@ -352,14 +371,14 @@ pub trait Limits {
         query: &HitQuery,
     ) -> Result<Vec<(i64, LimitHit)>, Error>;
 
-    /// Adds overshoots; of one event, limit and subject the first stands.
+    /// Adds overshoots, all of them or none; of one event, limit and subject the first stands.
     async fn add_overshoots(
         &self,
         tenant: &TenantId,
         overshoots: &[Overshoot],
     ) -> Result<(), Error>;
 
-    /// Overshoots of events, by event.
+    /// Overshoots of events, by event, then scope and subject.
     async fn overshoots(
         &self,
         tenant: &TenantId,

@@ -33,7 +33,7 @@ pub struct Purged {
 pub struct Dropped {
     /// Usage events.
     pub events: i64,
-    /// Tool invocations, messages and reports of champion cases.
+    /// Tool invocations, messages, reports of champion cases, and limit hits.
     pub other_rows: i64,
     /// The sums that moved into sealed totals.
     pub sealed: Totals,

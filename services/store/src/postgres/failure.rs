@@ -4,6 +4,8 @@ use crate::ledger::Error;
 
 /// Raised by migrations/postgres: a key of the group is taken.
 const KEY_TAKEN: &str = "TM001";
+/// Raised by record.sql: a reservation of the group is settled.
+const SETTLED: &str = "TM003";
 /// Raised by migrations/postgres: an event of the group is charged at a time that is sealed.
 const TOO_OLD: &str = "TM002";
 /// check_violation; without the name of a constraint it is a row that no partition takes.
@@ -24,6 +26,8 @@ pub(super) enum Failure {
     KeyTaken,
     /// An event of the group is charged at a time that is sealed.
     TooOld,
+    /// A reservation of the group is settled.
+    Settled,
     /// A month has no partition.
     NoPartition,
     /// Another transaction was in the way.
@@ -52,6 +56,7 @@ impl From<sqlx::Error> for Failure {
         match said.code().as_deref().unwrap_or_default() {
             KEY_TAKEN => Self::KeyTaken,
             TOO_OLD => Self::TooOld,
+            SETTLED => Self::Settled,
             CHECK if said.constraint().is_none() => Self::NoPartition,
             code if CONTENDED.contains(&code) => Self::Contended(text),
             // Data exceptions.
@@ -84,6 +89,9 @@ impl From<Failure> for Error {
             Failure::Corrupt(text) => Self::Corrupt(text),
             Failure::KeyTaken => Self::Unavailable("keys were taken again and again".into()),
             Failure::TooOld => Self::Unavailable("months were sealed again and again".into()),
+            Failure::Settled => {
+                Self::Unavailable("reservations were settled again and again".into())
+            }
             Failure::NoPartition => Self::Unavailable("a month has no partition".into()),
             Failure::Contended(text) | Failure::Lost(text) | Failure::Refused(text) => {
                 Self::Unavailable(text)

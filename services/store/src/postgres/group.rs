@@ -1,7 +1,7 @@
 //! A group of events: one statement that writes it whole or not at all. What is in its way (a key that
-//! is taken, a month that is sealed) is found out by its error, left out, and the statement made anew.
+//! is taken, a reservation that is settled, a month that is sealed) is found out by its error, left out, and the statement made anew.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::postgres::PgConnection;
 use sqlx::{Acquire as _, Row as _};
@@ -14,6 +14,7 @@ use super::records::{Record, Records, Types};
 use crate::columns::{self, NewLine, Values as _};
 use crate::fault::{Planted, is_planted};
 use crate::ledger::{Error, Outcome, Recorded, Submission};
+use crate::settlements::{self, Id, key, reservation};
 use crate::sums::{Batch, Key};
 
 /// What stands under a key.
@@ -35,6 +36,8 @@ enum Place {
     Stands(Standing),
     /// It is charged at a time that is sealed.
     TooOld,
+    /// Another event has its reservation: see [`Plan::settled`].
+    Settled,
 }
 
 /// A group and what becomes of each in it.
@@ -45,15 +48,10 @@ pub(super) struct Plan<'a> {
     /// All, in order of key: keys are taken in one order by everybody.
     sorted: Vec<usize>,
     places: Vec<Place>,
+    /// The events that have the reservations of those that are [`Place::Settled`].
+    settled: HashMap<usize, String>,
     /// The earliest charge time that is accepted.
     oldest_us: i64,
-}
-
-fn key(submission: &Submission) -> (&str, &str) {
-    (
-        submission.tenant.as_str(),
-        submission.event.event_id.as_str(),
-    )
 }
 
 impl<'a> Plan<'a> {
@@ -84,6 +82,7 @@ impl<'a> Plan<'a> {
             offsets,
             sorted,
             places,
+            settled: HashMap::new(),
             oldest_us: 0,
         }
     }
@@ -147,30 +146,71 @@ impl<'a> Plan<'a> {
     ) -> Result<bool, Failure> {
         self.oldest_us = sealed_before(connection).await?;
         let mut any = false;
-        // Of several with one key, the first that is not too old is to be recorded.
-        let mut heirs = HashMap::new();
-        for index in 0..self.places.len() {
-            let sealed = self.submissions[index].charge_time_us < self.oldest_us;
-            self.places[index] = match self.places[index] {
-                Place::New if sealed => {
-                    any = true;
-                    Place::TooOld
-                }
-                Place::Twin { .. } if sealed => Place::TooOld,
-                // A twin comes after the one that it is a twin of.
-                Place::Twin { first } if matches!(self.places[first], Place::TooOld) => {
-                    match heirs.get(&first) {
-                        Some(&first) => Place::Twin { first },
-                        None => {
-                            heirs.insert(first, index);
-                            Place::New
-                        }
-                    }
-                }
-                other => other,
-            };
+        for (place, submission) in self.places.iter_mut().zip(self.submissions) {
+            let kept = submission.charge_time_us >= self.oldest_us;
+            if kept || matches!(place, Place::Stands(_) | Place::TooOld) {
+                continue;
+            }
+            any |= matches!(place, Place::New);
+            *place = Place::TooOld;
+        }
+        // Those that come after one that is out may have its key, or its reservation, now.
+        if any {
+            self.arrange(HashMap::new());
         }
         Ok(any)
+    }
+
+    /// Leaves out what names a reservation that another event has.
+    pub(super) async fn leave_out_settled(
+        &mut self,
+        connection: &mut PgConnection,
+    ) -> Result<(), Failure> {
+        // An event that stands has its answer, whatever its reservation.
+        self.leave_out_standing(connection).await?;
+        let group = || self.submissions.iter().copied().enumerate();
+        let open = || group().filter(|(index, _)| !matches!(self.places[*index], Place::TooOld));
+        let named: HashSet<_> = open().filter_map(|(_, one)| reservation(one)).collect();
+        let (tenants, ids): (Vec<_>, Vec<_>) = named.into_iter().unzip();
+        let rows = sqlx::query(include_str!("queries/find_settlements.sql"))
+            .bind(tenants)
+            .bind(ids)
+            .fetch_all(connection)
+            .await?;
+        let mut settled = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            let id: (&str, &str) = (row.try_get("tenant_id")?, row.try_get("reservation_id")?);
+            settled.insert(id, row.try_get("event_id")?);
+        }
+        let stands = |index: &usize| matches!(self.places[*index], Place::Stands(_));
+        let standing = group().filter(|(index, _)| stands(index));
+        let standing = standing.map(|(_, one)| key(one)).collect();
+        let refused = settlements::refused(open(), standing, settled);
+        self.arrange(refused);
+        Ok(())
+    }
+
+    /// Finds the places of those that neither stand nor are too old anew, in their order: `refused`
+    /// are out, and of several with one key the first of the others is to be recorded.
+    fn arrange(&mut self, refused: HashMap<usize, String>) {
+        let mut firsts = HashMap::with_capacity(self.places.len());
+        for (index, place) in self.places.iter_mut().enumerate() {
+            if matches!(place, Place::TooOld) {
+                continue;
+            }
+            if refused.contains_key(&index) {
+                *place = Place::Settled;
+                continue;
+            }
+            let first = *firsts.entry(key(self.submissions[index])).or_insert(index);
+            if !matches!(place, Place::Stands(_)) {
+                *place = match first == index {
+                    true => Place::New,
+                    false => Place::Twin { first },
+                };
+            }
+        }
+        self.settled = refused;
     }
 
     /// Writes what is to be recorded; answers what its positions are counted from, and the last one.
@@ -183,17 +223,35 @@ impl<'a> Plan<'a> {
         for &index in self.sorted.iter().filter(|&&index| self.is_new(index)) {
             writing.key(self.submissions[index], self.offsets[index]);
         }
+        writing.settlements(self.settlements());
         for (index, submission) in self.submissions.iter().enumerate() {
             if self.is_new(index) || is_planted(Planted::RecordRetries) {
                 writing.event(submission, self.offsets[index]);
             }
         }
         if is_planted(Planted::AnswerWithoutCommit) {
-            // Dropped, it is rolled back.
+            // Only dropped, it would be rolled back when the connection is next used, and hold up other
+            // nodes until then.
             let mut transaction = connection.begin().await?;
-            return writing.execute(&mut transaction).await;
+            let written = writing.execute(&mut transaction).await;
+            transaction.rollback().await?;
+            return written;
         }
         writing.execute(connection).await
+    }
+
+    /// The reservations of what is to be recorded, in order: they are taken in one order by everybody.
+    fn settlements(&self) -> Vec<(Id<'a>, &'a str, i64)> {
+        let new = (0..self.submissions.len()).filter(|&index| self.is_new(index));
+        let mut settlements: Vec<_> = new
+            .filter_map(|index| {
+                let submission = self.submissions[index];
+                let event_id = submission.event.event_id.as_str();
+                Some((reservation(submission)?, event_id, self.offsets[index]))
+            })
+            .collect();
+        settlements.sort_unstable();
+        settlements
     }
 
     /// What became of each, when those to be recorded are, at positions counted from `start`.
@@ -215,6 +273,9 @@ impl<'a> Plan<'a> {
             outcomes.push(match (self.places[index], standing[index]) {
                 (Place::New, _) => Outcome::Recorded {
                     position: start + self.offsets[index],
+                },
+                (Place::Settled, _) => Outcome::ReservationSettled {
+                    event_id: self.settled.get(&index).cloned().unwrap_or_default(),
                 },
                 (_, None) => Outcome::TooOld { oldest_us },
                 _ if submission.charge_time_us < oldest_us => Outcome::TooOld { oldest_us },
@@ -264,7 +325,7 @@ impl<'a> Plan<'a> {
     /// What stands under a submission's key, if that is not itself.
     fn standing(&self, index: usize, start: i64) -> Option<Standing> {
         match self.places[index] {
-            Place::New | Place::TooOld => None,
+            Place::New | Place::TooOld | Place::Settled => None,
             Place::Stands(standing) => Some(standing),
             Place::Twin { first } => match self.places[first] {
                 Place::New => Some(Standing {
@@ -273,7 +334,7 @@ impl<'a> Plan<'a> {
                     charge_time_us: self.submissions[first].charge_time_us,
                 }),
                 Place::Stands(standing) => Some(standing),
-                Place::Twin { .. } | Place::TooOld => None,
+                Place::Twin { .. } | Place::TooOld | Place::Settled => None,
             },
         }
     }
@@ -305,6 +366,7 @@ struct Commit {
 pub(super) struct Writing<'a> {
     types: Types,
     keys: Records,
+    settlements: Records,
     lines: Records,
     sums: Batch<'a>,
     commits: BTreeMap<&'a str, Commit>,
@@ -316,6 +378,7 @@ impl<'a> Writing<'a> {
         Self {
             types,
             keys: Records::new(types.key),
+            settlements: Records::new(types.settlement),
             lines: Records::new(types.line),
             sums: Batch::default(),
             commits: BTreeMap::new(),
@@ -331,6 +394,17 @@ impl<'a> Writing<'a> {
                 .number(Some(offset))
                 .number(Some(submission.charge_time_us));
         });
+    }
+
+    fn settlements(&mut self, settlements: Vec<(Id<'_>, &str, i64)>) {
+        for ((tenant, reservation), event_id, offset) in settlements {
+            self.settlements.row(|row| {
+                row.text(tenant)
+                    .text(reservation)
+                    .text(event_id)
+                    .number(Some(offset));
+            });
+        }
     }
 
     fn event(&mut self, submission: &'a Submission, offset: i64) {
@@ -395,6 +469,7 @@ impl<'a> Writing<'a> {
             .bind(sums)
             .bind(commits)
             .bind(earliest_us.unwrap_or(i64::MAX))
+            .bind(self.settlements)
             .fetch_one(connection)
             .await?;
         Ok((start, start + self.last))

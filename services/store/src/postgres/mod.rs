@@ -28,6 +28,7 @@ mod records;
 mod reports;
 mod requests;
 mod retention;
+mod seeds;
 mod service;
 mod sessions;
 mod sums;
@@ -63,7 +64,7 @@ use crate::ledger::{
 use crate::openings::Stands;
 
 /// How the ledger is used.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Config {
     /// `postgres://…` of the primary. Sessions are needed: no pooling by transaction.
     pub url: String,
@@ -174,7 +175,7 @@ impl Postgres {
 }
 
 /// What PostgreSQL could not do. A figure past 64 bits is the caller's; the rest is ours.
-fn unavailable(error: sqlx::Error) -> Error {
+pub(crate) fn unavailable(error: sqlx::Error) -> Error {
     // numeric_value_out_of_range
     const OUT_OF_RANGE: &str = "22003";
     match error.as_database_error().and_then(|error| error.code()) {

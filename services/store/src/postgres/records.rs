@@ -30,6 +30,7 @@ pub(super) struct Types {
     pub(super) line: RecordType,
     pub(super) sums: RecordType,
     pub(super) commit: RecordType,
+    pub(super) settlement: RecordType,
 }
 
 impl Types {
@@ -48,9 +49,10 @@ impl Types {
         };
         Ok(Self {
             key: of("new_key")?,
-            line: of("new_line")?,
+            line: of("new_line_2")?,
             sums: of("new_sums")?,
             commit: of("new_commit")?,
+            settlement: of("new_settlement")?,
         })
     }
 }
@@ -196,7 +198,7 @@ mod tests {
         let mut sums = vec!["tenant_id", "scope", "subject", "bucket"];
         sums.extend(Totals::SUMS);
         sums.push("updated_at");
-        for (name, columns) in [("new_line", COLUMNS), ("new_sums", &sums[..])] {
+        for (name, columns) in [("new_line_2", COLUMNS), ("new_sums", &sums[..])] {
             let attributes = "SELECT attname::text FROM pg_attribute \
                               WHERE attrelid = $1::regclass ORDER BY attnum";
             let found: Vec<String> = sqlx::query_scalar(attributes)

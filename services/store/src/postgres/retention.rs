@@ -24,13 +24,14 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
 /// a while, and those who wait behind a try have most of the time for themselves.
 const ATTEMPTS: u32 = 60;
 const PAUSE: Duration = Duration::from_secs(1);
-/// Tools, messages, champion cases and commits that one step drops of each kind at most.
+/// Tools, messages, champion cases, limit hits and commits that one step drops of each kind at most.
 const ROWS: i64 = 10_000;
-/// Tables of what is recorded beside usage, with the column of their time.
-const ITEM_TABLES: [(&str, &str); 3] = [
+/// Tables of what is kept beside usage, with the column of their time.
+const ITEM_TABLES: [(&str, &str); 4] = [
     ("tool_invocations", "start_time"),
     ("messages", "time"),
     ("champion_cases", "time"),
+    ("limit_hits", "second"),
 ];
 
 /// Before when events are sealed, in microseconds since the Unix epoch; 0 when nothing is.
@@ -198,6 +199,7 @@ async fn drop_month(
     for sql in [
         include_str!("queries/seal_sessions.sql"),
         include_str!("queries/log_starts.sql"),
+        include_str!("queries/drop_overshoots.sql"),
     ] {
         let sql = sql.replace("{partition}", &partition);
         sqlx::query(AssertSqlSafe(sql))

@@ -312,6 +312,7 @@ impl Writer {
                 Err(Failure::KeyTaken) => {
                     self.retries = plan.leave_out_standing(connection).await?;
                 }
+                Err(Failure::Settled) => plan.leave_out_settled(connection).await?,
                 Err(Failure::TooOld) => {
                     plan.leave_out_sealed(connection).await?;
                 }

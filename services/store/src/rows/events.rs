@@ -25,6 +25,7 @@ pub(crate) fn event<R: Row>(rows: &[R]) -> Result<Recorded, Error> {
         position: first.value("position")?,
         charge_time_us: first.value("charge_time")?,
         recorded_at_us: first.value("recorded_at")?,
+        api_key_id: first.value("api_key_id")?,
         event,
         quotes,
         voided: None,

@@ -4,6 +4,7 @@
 pub(crate) mod drifts;
 pub(crate) mod events;
 pub(crate) mod jobs;
+pub(crate) mod limits;
 pub(crate) mod periods;
 pub(crate) mod reports;
 pub(crate) mod sealed;

@@ -1,23 +1,24 @@
 //! What a group of events writes: statements with their values, bound before or while SQLite is at
 //! something else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnection;
 use tokenmeter_model::event::FINGERPRINT_BYTES;
 
 use super::insert::{Bound, Insert};
-use super::totals;
-use super::unavailable;
+use super::{retention, totals, unavailable};
 use crate::columns::{self, NewLine, Values as _};
 use crate::ledger::{Error, Submission};
 use crate::rows::Row as _;
+use crate::settlements::{self, key, reservation};
 use crate::sums::Batch;
 
 /// The inserts of a group.
 pub(super) struct Inserts {
     keys: Insert,
+    settlements: Insert,
     lines: Insert,
     pub(super) totals: Insert,
 }
@@ -28,6 +29,11 @@ impl Default for Inserts {
             keys: Insert::new(
                 "event_keys",
                 &["tenant_id", "event_id", "fingerprint", "position"],
+                "ON CONFLICT DO NOTHING",
+            ),
+            settlements: Insert::new(
+                "settlements",
+                &["tenant_id", "reservation_id", "event_id", "position"],
                 "ON CONFLICT DO NOTHING",
             ),
             lines: Insert::new("usage_lines", columns::COLUMNS, ""),
@@ -223,4 +229,66 @@ async fn find_keys(
         );
     }
     Ok(standing)
+}
+
+/// Settles the reservations of those whose key was free; answers whether all of them were free, too.
+pub(super) async fn settle(
+    connection: &mut SqliteConnection,
+    inserts: &Inserts,
+    numbered: &[(&Submission, i64)],
+    keys: &[Key],
+) -> Result<bool, Error> {
+    let new = numbered.iter().zip(keys);
+    let new = new.filter(|(_, key)| matches!(key, Key::New));
+    let rows: Vec<_> = new
+        .filter_map(|((submission, position), _)| {
+            Some((reservation(submission)?, submission, *position))
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(true);
+    }
+    let bound = inserts.settlements.bind(
+        &rows,
+        |((tenant, reservation), submission, position), row| {
+            row.text(tenant)
+                .text(reservation)
+                .text(&submission.event.event_id)
+                .push(*position);
+        },
+    );
+    let settled = bound.map_err(unavailable)?.execute(connection).await;
+    Ok(usize::try_from(settled.map_err(unavailable)?) == Ok(rows.len()))
+}
+
+/// Which of these name a reservation that another event has, by their place, each with that event.
+pub(super) async fn refused(
+    connection: &mut SqliteConnection,
+    submissions: &[&Submission],
+) -> Result<HashMap<usize, String>, Error> {
+    let oldest_us = retention::sealed_before(&mut *connection).await?;
+    let group = || submissions.iter().copied().enumerate();
+    let open = || group().filter(|(_, one)| one.charge_time_us >= oldest_us);
+    let numbered: Vec<_> = open().map(|(_, one)| (one, 0)).collect();
+    let keys = find_keys(&mut *connection, &numbered).await?;
+    let stands = |one: &Submission| {
+        let id = (one.tenant.as_str().to_owned(), one.event.event_id.clone());
+        keys.contains_key(&id)
+    };
+    let standing = open().filter(|(_, one)| stands(one));
+    let standing: HashSet<_> = standing.map(|(_, one)| key(one)).collect();
+
+    let named: HashSet<_> = open().filter_map(|(_, one)| reservation(one)).collect();
+    let wanted = serde_json::to_string(&named).map_err(|e| Error::Corrupt(e.to_string()))?;
+    let rows = sqlx::query(include_str!("queries/find_settlements.sql"))
+        .bind(wanted)
+        .fetch_all(connection)
+        .await
+        .map_err(unavailable)?;
+    let mut settled = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let id: (&str, &str) = (row.value("tenant_id")?, row.value("reservation_id")?);
+        settled.insert(id, row.value("event_id")?);
+    }
+    Ok(settlements::refused(open(), standing, settled))
 }

@@ -18,6 +18,7 @@ mod reconcile;
 mod reports;
 mod requests;
 mod retention;
+mod seeds;
 mod service;
 mod sessions;
 mod tools;
@@ -201,7 +202,7 @@ pub fn path_of_url(url: &str) -> Option<PathBuf> {
 }
 
 /// What SQLite could not do. A value that fits no 64-bit column is the caller's; the rest is ours.
-fn unavailable(error: sqlx::Error) -> Error {
+pub(crate) fn unavailable(error: sqlx::Error) -> Error {
     // SQLITE_CONSTRAINT_DATATYPE: a sum past 64 bits turns into a REAL, which a STRICT table
     // refuses.
     const DATATYPE: &str = "3091";

@@ -18,13 +18,14 @@ use crate::rows::{Row as _, totals};
 
 /// Oldest rows that a chunk is made of, with the rest of their sessions: what others wait for.
 const CHUNK: i64 = 200;
-/// Tools, messages and champion cases that one step drops of each kind at most.
+/// Tools, messages, champion cases and limit hits that one step drops of each kind at most.
 const ITEMS: i64 = 1_000;
-/// Tables of what is recorded beside usage, with the column of their time.
-const ITEM_TABLES: [(&str, &str); 3] = [
+/// Tables of what is kept beside usage, with the column of their time.
+const ITEM_TABLES: [(&str, &str); 4] = [
     ("tool_invocations", "start_time"),
     ("messages", "time"),
     ("champion_cases", "time"),
+    ("limit_hits", "second"),
 ];
 
 /// Before when events are sealed, in microseconds since the Unix epoch; 0 when nothing is.
@@ -199,6 +200,9 @@ async fn drop_chunk(
     let starts = "INSERT INTO log_starts SELECT ?1, max(position) FROM temp.dropping WHERE true \
                   ON CONFLICT DO UPDATE SET position = max(position, excluded.position)";
     run(connection, starts.to_owned()).await?;
+    let overshoots = "DELETE FROM limit_overshoots WHERE tenant_id = ?1 AND event_id IN (\
+                      SELECT event_id FROM temp.dropping CROSS JOIN usage_lines USING (position))";
+    run(connection, overshoots.to_owned()).await?;
     let drop = "DELETE FROM usage_lines WHERE position IN (SELECT position FROM temp.dropping)";
     run(connection, drop.to_owned()).await?;
     Ok(dropped)

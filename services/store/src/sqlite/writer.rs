@@ -1,6 +1,7 @@
 //! The one task that writes. Calls gather while the transaction before them commits (group
-//! commit, no timer), and each group is one transaction: keys, lines, totals, position.
+//! commit, no timer), and each group is one transaction: keys, settlements, lines, totals, position.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -292,12 +293,31 @@ impl Writer {
         Ok(outcomes)
     }
 
-    /// One transaction: keys, lines, totals, position. Nothing is acknowledged before its commit.
+    /// One transaction: keys, settlements, lines, totals, position. Nothing is acknowledged before its
+    /// commit.
     async fn write(
         &mut self,
         submissions: &[&Submission],
-        prepared: Option<Prepared>,
+        mut prepared: Option<Prepared>,
     ) -> Result<Vec<Outcome>, Error> {
+        let mut refused = HashMap::new();
+        loop {
+            let written = self.attempt(submissions, prepared.take(), &refused);
+            if let Some(outcomes) = written.await? {
+                return Ok(outcomes);
+            }
+            refused = group::refused(&mut self.connection, submissions).await?;
+        }
+    }
+
+    /// [`Writer::write`] without those that are known to be refused, each with the event that has its
+    /// reservation. Answers none, and leaves nothing behind, if there are others.
+    async fn attempt(
+        &mut self,
+        submissions: &[&Submission],
+        prepared: Option<Prepared>,
+        refused: &HashMap<usize, String>,
+    ) -> Result<Option<Vec<Outcome>>, Error> {
         let Self {
             connection,
             inserts,
@@ -309,12 +329,13 @@ impl Writer {
             .map_err(unavailable)?;
         let after = last_position(&mut transaction).await?;
         let oldest_us = retention::sealed_before(&mut *transaction).await?;
-        let accepted = |one: &Submission| one.charge_time_us >= oldest_us;
-        let whole = submissions.iter().all(|one| accepted(one));
+        let out = out(submissions, refused, oldest_us);
         // Bound for other events, or for other positions than those that are free now, nothing of
         // it can be used.
+        let whole = out.iter().all(Option::is_none);
         let prepared = prepared.filter(|prepared| prepared.last == after && whole);
-        let taken = submissions.iter().copied().filter(|one| accepted(one));
+        let taken = submissions.iter().zip(&out);
+        let taken = taken.filter_map(|(one, out)| out.is_none().then_some(*one));
         let (numbered, last) = group::number(taken, after);
         let (keys, rest) = match prepared {
             Some(prepared) => (prepared.keys, Some((prepared.rows, prepared.sums))),
@@ -330,6 +351,10 @@ impl Writer {
                 }
             });
         let new = new?;
+        if !group::settle(&mut transaction, inserts, &numbered, &new).await? {
+            transaction.rollback().await.map_err(unavailable)?;
+            return Ok(None);
+        }
         let free = |key: &Key| matches!(key, Key::New) || is_planted(Planted::RecordRetries);
         let (rows, sums) = if new.iter().all(free) {
             rest
@@ -347,46 +372,21 @@ impl Writer {
         }
         set_last_position(&mut transaction, last).await?;
 
-        let mut outcomes = Vec::with_capacity(numbered.len());
-        for ((submission, position), key) in numbered.iter().zip(new) {
-            outcomes.push(match key {
-                Key::New => Outcome::Recorded {
-                    position: *position,
-                },
-                Key::Stands { position, same } => {
-                    let first = read::first_record(
-                        &mut transaction,
-                        submission.tenant.as_str(),
-                        &submission.event.event_id,
-                        position,
-                    )
-                    .await?;
-                    match first.filter(|first| first.charge_time_us >= oldest_us) {
-                        None if oldest_us == 0 => return Err(read::lost()),
-                        None => Outcome::TooOld { oldest_us },
-                        Some(first) if same => Outcome::Duplicate(Box::new(first)),
-                        Some(first) => Outcome::Conflict(Box::new(first)),
-                    }
-                }
-            });
-        }
-        let mut written = outcomes.into_iter();
-        let outcomes: Vec<_> = submissions
-            .iter()
-            .filter_map(|one| match accepted(one) {
-                true => written.next(),
-                false => Some(Outcome::TooOld { oldest_us }),
-            })
+        let written = outcomes(&mut transaction, &numbered, new, oldest_us).await?;
+        let mut written = written.into_iter();
+        let outcomes: Vec<_> = out
+            .into_iter()
+            .filter_map(|out| out.or_else(|| written.next()))
             .collect();
         if is_planted(Planted::AnswerWithoutCommit) {
-            return Ok(outcomes);
+            return Ok(Some(outcomes));
         }
         transaction.commit().await.map_err(unavailable)?;
         let recorded = submissions.iter().zip(&outcomes);
         let recorded = recorded.filter(|(_, outcome)| matches!(outcome, Outcome::Recorded { .. }));
         let tenants = recorded.map(|(submission, _)| &submission.tenant);
         self.publish(Some(Given { after, last }), tenants);
-        Ok(outcomes)
+        Ok(Some(outcomes))
     }
 
     /// Tells of a commit that gave positions out, and whose rows are in it.
@@ -426,6 +426,55 @@ fn items_of(job: Job) -> Result<Batched<ItemSubmission, ItemOutcome>, Job> {
 fn lines_of(group: &Events) -> i64 {
     let events = group.calls.iter().flat_map(|one| one.batch.iter());
     events.map(group::lines).sum()
+}
+
+/// What is known of each submission before its key is looked at; none of those that may be recorded.
+fn out(
+    submissions: &[&Submission],
+    refused: &HashMap<usize, String>,
+    oldest_us: i64,
+) -> Vec<Option<Outcome>> {
+    let out = |(index, one): (usize, &&Submission)| match refused.get(&index) {
+        _ if one.charge_time_us < oldest_us => Some(Outcome::TooOld { oldest_us }),
+        Some(event_id) => Some(Outcome::ReservationSettled {
+            event_id: event_id.clone(),
+        }),
+        None => None,
+    };
+    submissions.iter().enumerate().map(out).collect()
+}
+
+/// What became of those whose keys were taken, or were not free.
+async fn outcomes(
+    connection: &mut SqliteConnection,
+    numbered: &[(&Submission, i64)],
+    keys: Vec<Key>,
+    oldest_us: i64,
+) -> Result<Vec<Outcome>, Error> {
+    let mut outcomes = Vec::with_capacity(numbered.len());
+    for ((submission, position), key) in numbered.iter().zip(keys) {
+        outcomes.push(match key {
+            Key::New => Outcome::Recorded {
+                position: *position,
+            },
+            Key::Stands { position, same } => {
+                let first = read::first_record(
+                    connection,
+                    submission.tenant.as_str(),
+                    &submission.event.event_id,
+                    position,
+                )
+                .await?;
+                match first.filter(|first| first.charge_time_us >= oldest_us) {
+                    None if oldest_us == 0 => return Err(read::lost()),
+                    None => Outcome::TooOld { oldest_us },
+                    Some(first) if same => Outcome::Duplicate(Box::new(first)),
+                    Some(first) => Outcome::Conflict(Box::new(first)),
+                }
+            }
+        });
+    }
+    Ok(outcomes)
 }
 
 /// One transaction of items. They have no place in the commit order of usage.

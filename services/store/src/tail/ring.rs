@@ -122,6 +122,7 @@ fn heap_of(recorded: &Recorded) -> usize {
         &event.service_tier,
         &event.inference_region,
         &event.stop_reason,
+        &recorded.api_key_id,
     ];
     let texts: usize = texts.iter().map(|text| text.len()).sum();
     let tools = |line: &tokenmeter_model::counts::Line| -> usize {
@@ -158,6 +159,7 @@ mod tests {
                 quotes: Vec::new(),
                 charge_time_us: 0,
                 recorded_at_us: 0,
+                api_key_id: String::new(),
                 voided: None,
             }),
         })

@@ -5,11 +5,14 @@ pub mod feed;
 pub mod idle;
 pub mod items;
 pub mod jobs;
+pub mod limits;
 pub mod model;
 pub mod periods;
 pub mod reconcile;
 pub mod reports;
 pub mod retention;
+pub mod seeds;
+pub mod settlements;
 pub mod stretches;
 mod under_load;
 

@@ -9,7 +9,8 @@ INSERT INTO usage_lines (
     cache_write_unspecified, output, reasoning, input_audio, input_image, tool_use_prompt,
     cache_read_audio, output_audio, output_image,
     cost_nano_usd, cache_saving_nano_usd, cache_write_extra_nano_usd, price_version,
-    status, service_tier, inference_region, stop_reason, reservation_id)
+    status, service_tier, inference_region, stop_reason, reservation_id,
+    api_key_id)
 SELECT s.base + (pg_current_xact_id()::text::bigint << 15) + d.n,
     l.tenant_id, l.event_id, l.line, l.line_count, 'reprice', l.position, $10,
     l.user_id, l.team_id, l.session_id, l.turn, l.provider, l.model,
@@ -18,7 +19,8 @@ SELECT s.base + (pg_current_xact_id()::text::bigint << 15) + d.n,
     0, 0, 0, 0, 0, 0,
     0, 0, 0,
     d.cost, d.saving, d.extra, d.price_version,
-    l.status, l.service_tier, l.inference_region, l.stop_reason, l.reservation_id
+    l.status, l.service_tier, l.inference_region, l.stop_reason, l.reservation_id,
+    l.api_key_id
 FROM ledger_state AS s
 CROSS JOIN unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
                   $7::bigint[], $8::bigint[]) WITH ORDINALITY

@@ -1,7 +1,8 @@
--- Records a group: keys, lines, commits, totals, all or nothing, in one round trip.
+-- Records a group: keys, settlements, lines, commits, totals, all or nothing, in one round trip.
 -- $1 keys (sorted, none twice), $2 lines, $3 sums (in the order in which totals are locked), $4 commits;
--- $5 the earliest charge time. Any of them may be empty, so that corrections use it for what they add.
--- Answers the position that those of the group are counted from.
+-- $5 the earliest charge time; $6 settlements (sorted, none twice but for those that are refused). Any
+-- of them may be empty, so that corrections use it for what they add. Answers the position that those
+-- of the group are counted from.
 --
 -- Each step reads from the one before it, so that they run in this order: whoever has to wait for
 -- another group's key or total has the fewest locks by then, and the totals that everybody adds to
@@ -17,10 +18,19 @@ WITH state AS MATERIALIZED (
     FROM state CROSS JOIN unnest($1::new_key[]) AS k
     ON CONFLICT DO NOTHING
     RETURNING 1
+), taken AS MATERIALIZED (
+    SELECT count(*) AS keys FROM keys
+), settled AS (
+    INSERT INTO settlements (tenant_id, reservation_id, event_id, position)
+    SELECT s.tenant_id, s.reservation_id, s.event_id, state.start + s.position
+    FROM taken CROSS JOIN state CROSS JOIN unnest($6::new_settlement[]) AS s
+    ON CONFLICT DO NOTHING
+    RETURNING 1
 ), granted AS MATERIALIZED (
     SELECT CASE
         WHEN $5 < sealed_before THEN tokenmeter_refuse('TM002')
-        WHEN (SELECT count(*) FROM keys) < cardinality($1) THEN tokenmeter_refuse('TM001')
+        WHEN (SELECT keys FROM taken) < cardinality($1) THEN tokenmeter_refuse('TM001')
+        WHEN (SELECT count(*) FROM settled) < cardinality($6) THEN tokenmeter_refuse('TM003')
         ELSE start
     END AS start
     FROM state
@@ -34,7 +44,7 @@ WITH state AS MATERIALIZED (
         cache_saving_nano_usd, cache_write_extra_nano_usd, price_version, status, latency_ms,
         time_to_first_token_ms, service_tier, inference_region, stop_reason, thinking_enabled,
         thinking_budget_tokens, message, retrieval_ran, cases_retrieved, succeeded, labels,
-        reservation_id)
+        reservation_id, api_key_id)
     SELECT
         granted.start + l.position, l.tenant_id, l.event_id, l.line, l.line_count, l.kind,
         l.user_id, l.team_id, l.session_id, l.turn, l.provider, l.model, l.request_time,
@@ -45,8 +55,9 @@ WITH state AS MATERIALIZED (
         l.cost_nano_usd, l.cache_saving_nano_usd, l.cache_write_extra_nano_usd, l.price_version,
         l.status, l.latency_ms, l.time_to_first_token_ms, l.service_tier, l.inference_region,
         l.stop_reason, l.thinking_enabled, l.thinking_budget_tokens, l.message, l.retrieval_ran,
-        l.cases_retrieved, l.succeeded, l.labels, l.reservation_id
-    FROM granted CROSS JOIN unnest($2::new_line[]) AS l
+        l.cases_retrieved, l.succeeded, l.labels, l.reservation_id,
+        l.api_key_id
+    FROM granted CROSS JOIN unnest($2::new_line_2[]) AS l
     RETURNING 1
 ), committed AS (
     INSERT INTO commits (

@@ -8,7 +8,8 @@ INSERT INTO usage_lines (
     cache_write_unspecified, output, reasoning, input_audio, input_image, tool_use_prompt,
     cache_read_audio, output_audio, output_image,
     cost_nano_usd, cache_saving_nano_usd, cache_write_extra_nano_usd, price_version,
-    status, service_tier, inference_region, stop_reason, reservation_id)
+    status, service_tier, inference_region, stop_reason, reservation_id,
+    api_key_id)
 SELECT ?1, tenant_id, event_id, line, line_count, 'reprice', position, ?9,
     user_id, team_id, session_id, turn, provider, model,
     request_time, charge_time, ?3, 0, ?4,
@@ -16,5 +17,6 @@ SELECT ?1, tenant_id, event_id, line, line_count, 'reprice', position, ?9,
     0, 0, 0, 0, 0, 0,
     0, 0, 0,
     ?5, ?6, ?7, ?8,
-    status, service_tier, inference_region, stop_reason, reservation_id
+    status, service_tier, inference_region, stop_reason, reservation_id,
+    api_key_id
 FROM usage_lines WHERE position = ?2

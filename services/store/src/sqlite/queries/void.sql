@@ -22,7 +22,7 @@ INSERT INTO usage_lines (
     cost_nano_usd, cache_saving_nano_usd, cache_write_extra_nano_usd, price_version,
     status, latency_ms, time_to_first_token_ms, service_tier, inference_region, stop_reason,
     thinking_enabled, thinking_budget_tokens, message, retrieval_ran, cases_retrieved, succeeded,
-    labels, reservation_id)
+    labels, reservation_id, api_key_id)
 SELECT ?1 + l.line, l.tenant_id, l.event_id, l.line, l.line_count, 'void', l.position, ?4,
     l.user_id, l.team_id, l.session_id, l.turn, l.provider, l.model,
     l.request_time, l.charge_time, ?3,
@@ -42,7 +42,7 @@ SELECT ?1 + l.line, l.tenant_id, l.event_id, l.line, l.line_count, 'void', l.pos
     l.stop_reason,
     l.thinking_enabled, l.thinking_budget_tokens, l.message, l.retrieval_ran, l.cases_retrieved,
     l.succeeded,
-    l.labels, l.reservation_id
+    l.labels, l.reservation_id, l.api_key_id
 FROM usage_lines AS l
 LEFT JOIN repriced AS r ON r.line_position = l.position
 WHERE l.position BETWEEN ?2 AND ?2 + 15 AND l.kind = 'usage'

@@ -1,0 +1,16 @@
+-- Settlements of reservations, and the API key with which an event was recorded.
+
+-- Which event has settled a reservation: one, for ever. Written in the transaction of the event; its
+-- void does not give the reservation free. Kept as long as event_keys, whose positions these are.
+CREATE TABLE settlements (
+    tenant_id      TEXT    NOT NULL,
+    reservation_id TEXT    NOT NULL,
+    event_id       TEXT    NOT NULL,
+    position       INTEGER NOT NULL,
+    PRIMARY KEY (tenant_id, reservation_id)
+) STRICT, WITHOUT ROWID;
+
+-- Empty means other credentials. Corrections have that of the line which they correct.
+ALTER TABLE usage_lines ADD COLUMN api_key_id TEXT NOT NULL DEFAULT '';
+CREATE INDEX usage_lines_by_api_key ON usage_lines (tenant_id, api_key_id, charge_time)
+    WHERE api_key_id <> '';

@@ -24,7 +24,8 @@ pub(super) fn open(config: &Config) -> Result<Arc<dyn Counters>, String> {
             "holds have no journal: they end with this process; set counters to memory:PATH"
         );
     }
-    let memory = Memory::new(clock::system());
+    let memory = Memory::open(journal.as_deref(), clock::system());
+    let memory = memory.map_err(|error| error.to_string())?;
     Ok(Arc::new(memory))
 }
 

@@ -590,7 +590,7 @@ impl<S: Store> Pair<S> {
 }
 
 /// What a seed of the random number generator is made of.
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let given = std::env::var("TOKENMETER_TEST_SEED").ok();
     let given = given.and_then(|text| text.parse().ok());
     given.unwrap_or_else(|| u64::try_from((tokenmeter_store::clock::system())()).unwrap())

@@ -36,6 +36,11 @@ macro_rules! counters_suite {
                 sessions_do_not_reset, the_clock_never_goes_back);
 
             #[test]
+            fn no_overspend() {
+                counters::hammer::no_overspend::<$store>();
+            }
+
+            #[test]
             fn random_steps_answer_as_the_reference() {
                 counters::random::random_steps_answer_as_the_reference::<$store>();
             }

@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod folding;
+pub mod hammer;
 pub mod holds;
 pub mod ledger;
 pub mod memory;

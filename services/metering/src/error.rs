@@ -1,5 +1,7 @@
 //! Why an event was not recorded, and what the caller is told.
 
+use std::time::Duration;
+
 use tokenmeter_api::status::{
     Failure, name_of, reason_of, reason_of_violations, request_conflict, too_old,
 };
@@ -7,7 +9,7 @@ use tokenmeter_api::v1::ErrorReason;
 use tokenmeter_model::bounds::Violation;
 use tokenmeter_model::fault::Fault;
 use tokenmeter_model::provider;
-use tokenmeter_store::ledger;
+use tokenmeter_store::{counters, ledger};
 
 use crate::service::wrong_size;
 use crate::stream::End;
@@ -22,8 +24,8 @@ pub enum Error {
     #[error(transparent)]
     Usage(#[from] provider::Error),
     /// The provider is neither one whose usage is known nor one with a price.
-    #[error("unknown provider {0:.64}")]
-    UnknownProvider(String),
+    #[error("unknown provider {1:.64}")]
+    UnknownProvider(&'static str, String),
     /// The provider is not one whose usage documents are read.
     #[error("no documents of provider {0:.64} are read")]
     UnreadProvider(String),
@@ -58,13 +60,34 @@ pub enum Error {
     /// Another event, this one, has settled the reservation.
     #[error("the reservation was settled by event {0}")]
     ReservationSettled(String),
+    /// No reservation of this id is known.
+    #[error("reservation {0:.64} is not known")]
+    NoReservation(String),
+    /// The hold of this reservation has expired.
+    #[error("reservation {0} has expired")]
+    ReservationExpired(String),
+    /// The hold of this reservation was given back.
+    #[error("reservation {0} was released")]
+    ReservationReleased(String),
+    /// The reservation is of another call than the request says, by this field.
+    #[error("the reservation has another {0}")]
+    ReservationMismatch(&'static str),
+    /// The session is another user's.
+    #[error("the session is another user's")]
+    NotYours,
     /// The request's name stands for another request.
     #[error("request {0} stands with another content")]
     RequestConflict(String),
     /// The ledger could not answer.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
+    /// The counters could not answer.
+    #[error(transparent)]
+    Counters(#[from] counters::Error),
 }
+
+/// When to come back after counters could not answer.
+const COUNTERS_LATER: Duration = Duration::from_secs(1);
 
 impl Error {
     /// The reason that the caller is told, as the contract names it, for metrics.
@@ -72,13 +95,20 @@ impl Error {
         name_of(match self {
             Self::Invalid(violations) => reason_of_violations(violations),
             Self::Usage(error) => return error.reason(),
-            Self::UnknownProvider(_) | Self::UnreadProvider(_) => ErrorReason::UnknownProvider,
+            Self::UnknownProvider(..) | Self::UnreadProvider(_) => ErrorReason::UnknownProvider,
             Self::Conflict { .. } | Self::ItemConflict { .. } => ErrorReason::EventConflict,
             Self::Voided(_) => ErrorReason::EventVoided,
             Self::TooOld { .. } => ErrorReason::EventTooOld,
             Self::NoEvent(_) => ErrorReason::NotFound,
             Self::ReservationSettled(_) => ErrorReason::ReservationSettled,
             Self::RequestConflict(_) => ErrorReason::RequestIdConflict,
+            Self::NoReservation(_) => ErrorReason::ReservationNotFound,
+            Self::ReservationExpired(_) => ErrorReason::ReservationExpired,
+            Self::ReservationReleased(_) => ErrorReason::ReservationReleased,
+            Self::ReservationMismatch(_) => ErrorReason::ReservationMismatch,
+            Self::NotYours => ErrorReason::PermissionDenied,
+            Self::Counters(counters::Error::Unavailable(_)) => ErrorReason::CountersUnavailable,
+            Self::Counters(counters::Error::Full(_)) => ErrorReason::Overloaded,
             Self::Ledger(error) => match error.fault() {
                 Fault::Unavailable => ErrorReason::LedgerUnavailable,
                 Fault::Overloaded => ErrorReason::Overloaded,
@@ -99,9 +129,9 @@ impl From<Error> for Failure {
                 let text = error.to_string();
                 Self::new(reason, text.clone()).violation("provider_usage", text)
             }
-            Error::UnknownProvider(name) => {
+            Error::UnknownProvider(field, name) => {
                 let mend = "or set a price for it first";
-                unknown_provider("provider", &name, "is no known provider", mend)
+                unknown_provider(field, &name, "is no known provider", mend)
             }
             Error::UnreadProvider(name) => {
                 let what = "is no provider whose usage documents are read";
@@ -114,6 +144,31 @@ impl From<Error> for Failure {
                 ),
             )
             .metadata("event_id", event_id),
+            Error::NoReservation(id) => Self::new(
+                ErrorReason::ReservationNotFound,
+                "no reservation of this id is known; it never was, or ended more than 24 hours ago",
+            )
+            .resource("reservation", id),
+            Error::ReservationExpired(id) => Self::new(
+                ErrorReason::ReservationExpired,
+                "the hold has expired; ask again under a new request_id, or record the usage all the \
+                 same",
+            )
+            .resource("reservation", id),
+            Error::ReservationReleased(id) => Self::new(
+                ErrorReason::ReservationReleased,
+                "the hold was released; ask again under a new request_id",
+            )
+            .resource("reservation", id),
+            Error::ReservationMismatch(field) => {
+                let text = "is not that of the reservation; name the reservation of this call, or none";
+                let message = format!("{field} {text}");
+                Self::new(ErrorReason::ReservationMismatch, message).violation(field, text)
+            }
+            Error::NotYours => Self::new(
+                ErrorReason::PermissionDenied,
+                "the session is another user's; role read_own reads the caller's own",
+            ),
             Error::Conflict {
                 event_id,
                 differing,
@@ -145,8 +200,22 @@ impl From<Error> for Failure {
             Error::RequestConflict(request_id) => request_conflict(request_id),
             Error::Ledger(error) => {
                 // The text is for the log; callers are told the kind of fault.
-                tracing::error!(%error, "recording");
+                tracing::error!(%error, "the ledger could not do its work");
                 error.fault().into()
+            }
+            Error::Counters(error) => {
+                tracing::error!(%error, "the counters could not do their work");
+                let (reason, text) = match error {
+                    counters::Error::Unavailable(_) => (
+                        ErrorReason::CountersUnavailable,
+                        "the counter store cannot be reached; retry later",
+                    ),
+                    counters::Error::Full(_) => (
+                        ErrorReason::Overloaded,
+                        "too much is counted or held at once; nothing was changed, retry later",
+                    ),
+                };
+                Self::new(reason, text).retry_after(COUNTERS_LATER)
             }
         }
     }
@@ -197,7 +266,7 @@ mod tests {
         let errors = [
             Error::Invalid(vec![Violation::new("events", "is empty")]),
             Error::Usage(provider::Error::ModelMissing),
-            Error::UnknownProvider("x".into()),
+            Error::UnknownProvider("provider", "x".into()),
             Error::UnreadProvider("x".into()),
             Error::Conflict {
                 event_id: "e".into(),
@@ -211,6 +280,13 @@ mod tests {
             Error::NoEvent("e".into()),
             Error::TooOld { oldest_us: 1 },
             Error::RequestConflict("r".into()),
+            Error::NoReservation("r".into()),
+            Error::ReservationExpired("r".into()),
+            Error::ReservationReleased("r".into()),
+            Error::ReservationMismatch("user_id"),
+            Error::NotYours,
+            counters::Error::Unavailable("x".into()).into(),
+            counters::Error::Full("x".into()).into(),
             ledger::Error::Unavailable("x".into()).into(),
             ledger::Error::Overloaded(1).into(),
             ledger::Error::OutOfRange("x".into()).into(),

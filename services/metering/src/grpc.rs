@@ -18,10 +18,15 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Span;
 
-use crate::error::{Error, stream_end};
+use crate::admission::BudgetChange;
+use crate::error::stream_end;
 use crate::metrics::{self, Tally};
-use crate::service::{Metering, Recorded};
+use crate::service::Metering;
 use crate::stream::{self, End};
+use crate::wire::admission::{self, limits};
+use crate::wire::budget::token_budget;
+use crate::wire::ratelimit;
+use crate::wire::record::{outcome, record_result, recorded_usage};
 
 /// [`Metering`] over gRPC, and what its streams need.
 pub struct Grpc(pub Metering, pub StreamSettings);
@@ -44,11 +49,12 @@ impl MeteringService for Grpc {
         request: Request<v1::RecordUsageRequest>,
     ) -> Result<Response<v1::RecordUsageResponse>, Status> {
         let caller = Caller::of(request.extensions())?;
-        let draft = event::draft(request.into_inner().event.unwrap_or_default());
-        let result = self.0.record(&caller, draft).await;
+        let asked = request.into_inner();
+        let draft = event::draft(asked.event.unwrap_or_default());
+        let result = self.0.record(&caller, draft, asked.include_limits).await;
         metrics::tell([&result]);
         let recorded = result.map_err(|error| within("event", error.into()))?;
-        let recorded = Some(recorded_usage(recorded));
+        let recorded = Some(recorded_usage(&caller.tenant, recorded));
         Ok(Response::new(v1::RecordUsageResponse { recorded }))
     }
 
@@ -57,19 +63,18 @@ impl MeteringService for Grpc {
         request: Request<v1::BatchRecordUsageRequest>,
     ) -> Result<Response<v1::BatchRecordUsageResponse>, Status> {
         let caller = Caller::of(request.extensions())?;
-        let drafts = request
-            .into_inner()
-            .events
-            .into_iter()
-            .map(event::draft)
-            .collect();
+        let asked = request.into_inner();
+        let drafts = asked.events.into_iter().map(event::draft).collect();
         let results = self
             .0
-            .record_batch(&caller, drafts)
+            .record_batch(&caller, drafts, asked.include_limits)
             .await
             .map_err(Failure::from)?;
         metrics::tell(&results);
-        let results = results.into_iter().map(record_result).collect();
+        let results = results
+            .into_iter()
+            .map(|result| record_result(&caller.tenant, result))
+            .collect();
         Ok(Response::new(v1::BatchRecordUsageResponse { results }))
     }
 
@@ -80,9 +85,14 @@ impl MeteringService for Grpc {
         let caller = Caller::of(request.extensions())?.clone();
         let place = self.1.streams.open()?;
         let max_message_bytes = self.1.max_message_bytes;
-        let messages = request
-            .into_inner()
-            .map(|message| message.map(|message| message.events));
+        // Whether limits are asked for is one bit of the message; it goes with each of its events.
+        let messages = request.into_inner().map(|message| {
+            message.map(|message| {
+                let limits = message.include_limits;
+                let events = message.events.into_iter();
+                events.map(|event| (event, limits)).collect::<Vec<_>>()
+            })
+        });
         let metering = self.0.clone();
         let (call, tally) = (Span::current(), Arc::new(Mutex::new(Tally::default())));
         let told = Arc::clone(&tally);
@@ -124,8 +134,103 @@ impl MeteringService for Grpc {
             counts: Some(sums.counts),
             cost: sums.cost,
             adjusted_period_id: voided.adjusted_period.unwrap_or_default(),
-            ..Default::default()
+            limits: limits(&caller.tenant, &voided.states),
         }))
+    }
+
+    async fn authorize(
+        &self,
+        request: Request<v1::AuthorizeRequest>,
+    ) -> Result<Response<v1::AuthorizeResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = admission::authorize(request.into_inner()).map_err(Failure::from)?;
+        let decided = self.0.admission().authorize(&caller, asked).await;
+        let decided = decided.map_err(Failure::from)?;
+        metrics::count_decision(decided.refusal.is_none());
+        let mut answer = Response::new(v1::AuthorizeResponse::default());
+        ratelimit::put(answer.metadata_mut(), &decided, (self.0.clock)());
+        *answer.get_mut() = admission::authorization(&caller.tenant, decided);
+        Ok(answer)
+    }
+
+    async fn extend_reservation(
+        &self,
+        request: Request<v1::ExtendReservationRequest>,
+    ) -> Result<Response<v1::ExtendReservationResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = admission::extend(request.into_inner()).map_err(Failure::from)?;
+        let decided = self.0.admission().extend(&caller, asked).await;
+        let decided = decided.map_err(Failure::from)?;
+        Ok(Response::new(admission::extended(&caller.tenant, decided)))
+    }
+
+    async fn release_reservation(
+        &self,
+        request: Request<v1::ReleaseReservationRequest>,
+    ) -> Result<Response<v1::ReleaseReservationResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let (hold, states) = self
+            .0
+            .admission()
+            .release(&caller, &asked.request_id, &asked.reservation_id)
+            .await
+            .map_err(Failure::from)?;
+        Ok(Response::new(v1::ReleaseReservationResponse {
+            hold: Some(admission::hold(&hold)),
+            limits: limits(&caller.tenant, &states),
+        }))
+    }
+
+    async fn get_token_budget(
+        &self,
+        request: Request<v1::GetTokenBudgetRequest>,
+    ) -> Result<Response<v1::GetTokenBudgetResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let session_id = request.into_inner().session_id;
+        let budget = self.0.admission().budget(&caller, &session_id).await;
+        let budget = Some(token_budget(budget.map_err(Failure::from)?));
+        Ok(Response::new(v1::GetTokenBudgetResponse { budget }))
+    }
+
+    async fn set_token_budget(
+        &self,
+        request: Request<v1::SetTokenBudgetRequest>,
+    ) -> Result<Response<v1::SetTokenBudgetResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let change = BudgetChange::Set {
+            budget_max: asked.budget_max,
+            enforced: asked.enforced,
+            summarize_below_percent: asked.summarize_below_percent,
+        };
+        let budget = self
+            .0
+            .admission()
+            .change_budget(&caller, &asked.request_id, &asked.session_id, change)
+            .await
+            .map_err(Failure::from)?;
+        let budget = Some(token_budget(budget));
+        Ok(Response::new(v1::SetTokenBudgetResponse { budget }))
+    }
+
+    async fn reset_token_budget(
+        &self,
+        request: Request<v1::ResetTokenBudgetRequest>,
+    ) -> Result<Response<v1::ResetTokenBudgetResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let change = BudgetChange::Reset {
+            restore_default: asked.restore_default,
+        };
+        let budget = self
+            .0
+            .admission()
+            .change_budget(&caller, &asked.request_id, &asked.session_id, change)
+            .await
+            .map_err(Failure::from)?;
+        let budget = Some(token_budget(budget));
+        Ok(Response::new(v1::ResetTokenBudgetResponse { budget }))
     }
 
     async fn record_tool_invocations(
@@ -188,20 +293,27 @@ impl Grpc {
 async fn streamed(
     metering: Metering,
     caller: Caller,
-    events: Vec<v1::StreamedEvent>,
+    events: Vec<(v1::StreamedEvent, bool)>,
     tally: Arc<Mutex<Tally>>,
 ) -> Vec<v1::StreamedResult> {
+    let include_limits = events.first().is_some_and(|(_, limits)| *limits);
     let (sequences, drafts): (Vec<_>, Vec<_>) = events
         .into_iter()
-        .map(|one| {
+        .map(|(one, _)| {
             let draft = one.event.map(event::draft);
             (one.sequence, stream::numbered(one.sequence, draft))
         })
         .unzip();
-    let results: Vec<_> = match metering.record_streamed(&caller, drafts).await {
+    let results = metering
+        .record_streamed(&caller, drafts, include_limits)
+        .await;
+    let results: Vec<_> = match results {
         Ok(results) => {
             locked(&tally).add(&Tally::of(&results));
-            results.into_iter().map(record_result).collect()
+            results
+                .into_iter()
+                .map(|result| record_result(&caller.tenant, result))
+                .collect()
         }
         Err(error) => {
             let error: v1::ItemError = Failure::from(error).into();
@@ -224,52 +336,10 @@ fn locked(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
     tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn record_result(result: Result<Recorded, Error>) -> v1::RecordResult {
-    let result = match result {
-        Ok(recorded) => v1::record_result::Result::Recorded(recorded_usage(recorded)),
-        Err(error) => v1::record_result::Result::Error(Failure::from(error).into()),
-    };
-    v1::RecordResult {
-        result: Some(result),
-    }
-}
-
 /// Puts the name of the enclosing field before every field of a failure.
 fn within(field: &str, mut failure: Failure) -> Status {
     for (path, _) in &mut failure.violations {
         *path = format!("{field}.{path}");
     }
     failure.into()
-}
-
-fn outcome(duplicate: bool) -> v1::RecordOutcome {
-    match duplicate {
-        true => v1::RecordOutcome::Duplicate,
-        false => v1::RecordOutcome::Recorded,
-    }
-}
-
-fn recorded_usage(recorded: Recorded) -> v1::RecordedUsage {
-    let sums = event::sums(&recorded.event.lines, &recorded.quotes);
-    // This version gives out no holds, so whatever is named is not known.
-    let reservation_id = recorded.event.reservation_id;
-    let settlement = (!reservation_id.is_empty()).then(|| v1::Settlement {
-        reservation_id,
-        state: v1::SettlementState::UnknownReservation.into(),
-        ..Default::default()
-    });
-    v1::RecordedUsage {
-        settlement,
-        outcome: outcome(recorded.duplicate).into(),
-        event_id: recorded.event.event_id,
-        lines: sums.lines,
-        counts: Some(sums.counts),
-        prompt_tokens: sums.prompt_tokens,
-        total_tokens: sums.total_tokens,
-        cost: sums.cost,
-        unpriced_lines: sums.unpriced_lines,
-        recorded_time: Some(time::from_micros(recorded.recorded_at_us)),
-        charge_time: Some(time::from_micros(recorded.charge_time_us)),
-        ..Default::default()
-    }
 }

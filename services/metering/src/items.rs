@@ -50,6 +50,13 @@ impl Metering {
         }
         let submissions: Arc<[ItemSubmission]> = submissions.into();
         let outcomes = self.ledger.record_items(Arc::clone(&submissions)).await?;
+        let new: Vec<_> = submissions
+            .iter()
+            .zip(&outcomes)
+            .filter(|(_, outcome)| matches!(outcome, ItemOutcome::Recorded { .. }))
+            .map(|(submission, _)| submission)
+            .collect();
+        self.admission.tools(&caller.tenant, &new).await;
         let mut recorded = submissions.iter().zip(outcomes);
         Ok(results
             .into_iter()

@@ -1,9 +1,10 @@
 //! Recording what model calls used: checked, turned into disjoint counts, priced, and recorded
 //! exactly once.
 //!
-//! The rule of this crate: `grpc.rs` converts, calls, converts back; `service.rs`, `stream.rs`,
-//! `items.rs` and `void.rs` know no proto; `error.rs` says in one place what a caller is told.
+//! The rule of this crate: `grpc.rs` converts with `wire`, calls, converts back; `service.rs`, `stream.rs`,
+//! `items.rs`, `void.rs` and `admission` know no proto; `error.rs` says in one place what a caller is told.
 
+pub mod admission;
 mod error;
 mod grpc;
 mod items;
@@ -11,6 +12,7 @@ pub mod metrics;
 mod service;
 pub mod stream;
 mod void;
+mod wire;
 
 pub use error::Error;
 pub use grpc::{Grpc, StreamSettings};

@@ -20,6 +20,8 @@ pub const TOKENS: &str = "tokenmeter_tokens_total";
 pub const COST: &str = "tokenmeter_cost_nano_usd_total";
 /// Lines that were recorded without a price, by provider.
 pub const UNPRICED_LINES: &str = "tokenmeter_unpriced_lines_total";
+/// Calls that were asked for, by decision: `allowed`, `denied`.
+pub const DECISIONS: &str = "tokenmeter_authorizations_total";
 /// The provider of those whose name is not one of [`Provider::ALL`].
 const OTHER: &str = "other";
 
@@ -41,9 +43,22 @@ pub fn describe() {
         Unit::Count,
         "Usage lines that were recorded without a price"
     );
+    describe_counter!(DECISIONS, Unit::Count, "Calls that were asked for");
     for outcome in ["recorded", "duplicate", "refused"] {
         counter!(EVENTS, "outcome" => outcome).absolute(0);
     }
+    for decision in [ALLOWED, DENIED] {
+        counter!(DECISIONS, "decision" => decision).absolute(0);
+    }
+}
+
+const ALLOWED: &str = "allowed";
+const DENIED: &str = "denied";
+
+/// Counts an answer to whether a call may run.
+pub(crate) fn count_decision(allowed: bool) {
+    let decision = if allowed { ALLOWED } else { DENIED };
+    counter!(DECISIONS, "decision" => decision).increment(1);
 }
 
 /// Figures of a batch, or of a stream from its start. All are i64, which traces keep as numbers.

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use tokenmeter_identity::Caller;
 use tokenmeter_model::bounds::{MAX_BATCH_EVENTS, Violation};
+use tokenmeter_model::counts::Line;
 use tokenmeter_model::event::{Draft, Event, ProviderUsage, Usage};
-use tokenmeter_model::price::Quote;
+use tokenmeter_model::price::{Quote, quote};
 use tokenmeter_model::provider::{self, Normalized, Provider, Response};
 use tokenmeter_model::tier::ServiceTier;
 use tokenmeter_store::books::{Books, TenantBook};
 use tokenmeter_store::clock::Clock;
+use tokenmeter_store::counters::Hold;
 use tokenmeter_store::ledger::{self, Ledger, Submission};
 
+use crate::admission::{Admission, Settled, States};
 use crate::error::Error;
 use crate::metrics;
 
@@ -25,6 +28,7 @@ pub struct Metering {
     pub(crate) ledger: Arc<dyn Ledger>,
     books: Arc<Books>,
     pub(crate) clock: Clock,
+    pub(crate) admission: Arc<Admission>,
 }
 
 /// What stands in the ledger for one submitted event.
@@ -40,19 +44,42 @@ pub struct Recorded {
     pub charge_time_us: i64,
     /// When it was first recorded, in microseconds since the Unix epoch.
     pub recorded_at_us: i64,
+    /// The position of its last line.
+    pub last_position: i64,
+    /// The API key with which it was first recorded; empty means other credentials.
+    pub api_key_id: String,
+    /// What became of the reservation that it names; none if it names none.
+    pub settled: Option<Settled>,
+    /// How limits stand after it, where that was asked for or it names a reservation.
+    pub states: Option<States>,
 }
 
+/// Events on their way to the ledger, each of which was read or not.
+pub(crate) type Drafts = Vec<Result<Draft, Vec<Violation>>>;
+
 impl Metering {
-    /// A service over a ledger and the price books of its tenants.
-    pub fn new(ledger: Arc<dyn Ledger>, books: Arc<Books>, clock: Clock) -> Self {
+    /// A service over a ledger, the price books of its tenants, and their limits.
+    pub fn new(
+        ledger: Arc<dyn Ledger>,
+        books: Arc<Books>,
+        clock: Clock,
+        admission: Arc<Admission>,
+    ) -> Self {
         Self {
             ledger,
             books,
             clock,
+            admission,
         }
     }
 
-    /// Records one event.
+    /// What decides whether calls may run.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// Records one event. `include_limits` asks how limits stand after it even if it names no
+    /// reservation.
     ///
     /// # Errors
     /// Why nothing was changed.
@@ -60,8 +87,10 @@ impl Metering {
         &self,
         caller: &Caller,
         draft: Result<Draft, Vec<Violation>>,
+        include_limits: bool,
     ) -> Result<Recorded, Error> {
-        let mut results = self.record_batch(caller, vec![draft]).await?;
+        let drafts = vec![draft];
+        let mut results = self.record_batch(caller, drafts, include_limits).await?;
         results
             .pop()
             .unwrap_or_else(|| Err(ledger::Error::Corrupt("no outcome".into()).into()))
@@ -74,14 +103,16 @@ impl Metering {
     pub async fn record_batch(
         &self,
         caller: &Caller,
-        drafts: Vec<Result<Draft, Vec<Violation>>>,
+        drafts: Drafts,
+        include_limits: bool,
     ) -> Result<Vec<Result<Recorded, Error>>, Error> {
         if drafts.is_empty() || drafts.len() > MAX_BATCH_EVENTS {
             let error = wrong_size(drafts.len());
             metrics::count_refused(error.reason_name(), drafts.len() as u64);
             return Err(error);
         }
-        self.record_all(caller, drafts, WhenFull::Refuse).await
+        self.record_all(caller, drafts, include_limits, WhenFull::Refuse)
+            .await
     }
 
     /// The same for a message of a stream, whose size was checked: a full queue before the ledger is
@@ -92,22 +123,30 @@ impl Metering {
     pub async fn record_streamed(
         &self,
         caller: &Caller,
-        drafts: Vec<Result<Draft, Vec<Violation>>>,
+        drafts: Drafts,
+        include_limits: bool,
     ) -> Result<Vec<Result<Recorded, Error>>, Error> {
-        self.record_all(caller, drafts, WhenFull::Wait).await
+        self.record_all(caller, drafts, include_limits, WhenFull::Wait)
+            .await
     }
 
     /// Records, and counts what came of it.
     async fn record_all(
         &self,
         caller: &Caller,
-        drafts: Vec<Result<Draft, Vec<Violation>>>,
+        drafts: Drafts,
+        include_limits: bool,
         when_full: WhenFull,
     ) -> Result<Vec<Result<Recorded, Error>>, Error> {
         let events = drafts.len() as u64;
-        let results = self.try_all(caller, drafts, when_full).await;
-        match &results {
-            Ok(results) => metrics::count(results),
+        let mut results = self.try_all(caller, drafts, when_full).await;
+        match &mut results {
+            Ok(results) => {
+                metrics::count(results);
+                self.admission
+                    .settle(&caller.tenant, results, include_limits)
+                    .await;
+            }
             Err(error) => metrics::count_refused(error.reason_name(), events),
         }
         results
@@ -116,7 +155,7 @@ impl Metering {
     async fn try_all(
         &self,
         caller: &Caller,
-        drafts: Vec<Result<Draft, Vec<Violation>>>,
+        drafts: Drafts,
         when_full: WhenFull,
     ) -> Result<Vec<Result<Recorded, Error>>, Error> {
         let book = self.books.of(&caller.tenant).await?;
@@ -124,9 +163,13 @@ impl Metering {
         let mut submissions = Vec::with_capacity(drafts.len());
         let mut results = Vec::with_capacity(drafts.len());
         for draft in drafts {
-            let prepared = draft
-                .map_err(Error::Invalid)
-                .and_then(|draft| prepare(caller, &book, draft, now_us));
+            let prepared = match draft {
+                Err(violations) => Err(Error::Invalid(violations)),
+                Ok(draft) => {
+                    let hold = self.hold_of(caller, &draft).await;
+                    prepare(caller, &book, draft, hold.as_ref(), now_us)
+                }
+            };
             results.push(prepared.map(|submission| submissions.push(submission)));
         }
         let submissions: Arc<[Submission]> = submissions.into();
@@ -142,6 +185,20 @@ impl Metering {
                 stand(submission, outcome?)
             })
             .collect())
+    }
+
+    /// The hold that an event settles, if it names one that is known.
+    async fn hold_of(&self, caller: &Caller, draft: &Draft) -> Option<Hold> {
+        let reservation_id = &draft.event.reservation_id;
+        if reservation_id.is_empty() {
+            return None;
+        }
+        let hold = self.admission.hold(&caller.tenant, reservation_id).await;
+        hold.unwrap_or_else(|error| {
+            // Recording goes on: the event is charged at its own time.
+            tracing::warn!(%error, "a hold is not known");
+            None
+        })
     }
 
     async fn submit(
@@ -176,19 +233,27 @@ pub(crate) fn wrong_size(events: usize) -> Error {
 /// What stands after an outcome.
 fn stand(submission: &Submission, outcome: ledger::Outcome) -> Result<Recorded, Error> {
     match outcome {
-        ledger::Outcome::Recorded { .. } => Ok(Recorded {
+        ledger::Outcome::Recorded { position } => Ok(Recorded {
             duplicate: false,
+            last_position: last_position(position, &submission.event),
             event: submission.event.clone(),
             quotes: submission.quotes.clone(),
             charge_time_us: submission.charge_time_us,
             recorded_at_us: submission.recorded_at_us,
+            api_key_id: submission.api_key_id.clone(),
+            settled: None,
+            states: None,
         }),
         ledger::Outcome::Duplicate(first) => Ok(Recorded {
             duplicate: true,
+            last_position: last_position(first.position, &first.event),
             event: first.event,
             quotes: first.quotes,
             charge_time_us: first.charge_time_us,
             recorded_at_us: first.recorded_at_us,
+            api_key_id: first.api_key_id,
+            settled: None,
+            states: None,
         }),
         ledger::Outcome::TooOld { oldest_us } => Err(Error::TooOld { oldest_us }),
         ledger::Outcome::ReservationSettled { event_id } => {
@@ -204,16 +269,29 @@ fn stand(submission: &Submission, outcome: ledger::Outcome) -> Result<Recorded, 
     }
 }
 
-/// Turns a draft into an event that passed every check, priced.
+/// Where the last line of an event stands whose first stands at a position.
+fn last_position(first: i64, event: &Event) -> i64 {
+    let more = event.lines.len().saturating_sub(1);
+    first.saturating_add(i64::try_from(more).unwrap_or_default())
+}
+
+/// Turns a draft into an event that passed every check, priced. `hold` is the one that it names, if
+/// that is known.
 fn prepare(
     caller: &Caller,
     book: &TenantBook,
     draft: Draft,
+    hold: Option<&Hold>,
     now_us: i64,
 ) -> Result<Submission, Error> {
     let Draft { mut event, usage } = draft;
-    if event.user_id.is_empty() {
-        event.user_id.clone_from(&caller.user);
+    for (field, own) in [
+        (&mut event.user_id, &caller.user),
+        (&mut event.team_id, &caller.team_id),
+    ] {
+        if field.is_empty() {
+            field.clone_from(own);
+        }
     }
     let known = canonical_provider(book, &mut event)?;
     match usage {
@@ -225,16 +303,32 @@ fn prepare(
     if !violations.is_empty() {
         return Err(Error::Invalid(violations));
     }
-    let charge_time_us = event.request_time_us.unwrap_or(now_us);
+    if let Some(hold) = hold {
+        agree(&event, hold)?;
+    }
+    let own_time_us = event.request_time_us.unwrap_or(now_us);
+    let charge_time_us = hold.map_or(own_time_us, |hold| hold.admit_us);
     Ok(Submission {
         tenant: caller.tenant.clone(),
         fingerprint: event.fingerprint(),
-        quotes: quotes(book, &event, charge_time_us),
+        quotes: quotes(book, &event, hold, charge_time_us),
         event,
         charge_time_us,
         recorded_at_us: now_us,
         api_key_id: caller.api_key_id.clone(),
     })
+}
+
+/// Whether an event is of the call that was admitted.
+fn agree(event: &Event, hold: &Hold) -> Result<(), Error> {
+    let owner = &hold.owner;
+    if event.user_id != owner.user_id {
+        return Err(Error::ReservationMismatch("user_id"));
+    }
+    if !event.session_id.is_empty() && event.session_id != owner.session_id {
+        return Err(Error::ReservationMismatch("session_id"));
+    }
+    Ok(())
 }
 
 /// Spells the provider as OpenTelemetry does. A name that is neither known nor in the tenant's
@@ -251,7 +345,16 @@ fn canonical_provider(book: &TenantBook, event: &mut Event) -> Result<Option<Pro
     if book.knows_provider(&event.provider) {
         return Ok(None);
     }
-    Err(Error::UnknownProvider(event.provider.clone()))
+    Err(Error::UnknownProvider("provider", event.provider.clone()))
+}
+
+/// The name under which a provider is known, by OpenTelemetry or by the tenant's price book; none if it
+/// is not.
+pub(crate) fn canonical_name(book: &TenantBook, name: &str) -> Option<String> {
+    match Provider::parse(name) {
+        Some(provider) => Some(provider.as_str().to_owned()),
+        None => book.knows_provider(name).then(|| name.to_owned()),
+    }
 }
 
 /// Fills in what the provider's documents say. What the caller said itself stands.
@@ -294,11 +397,25 @@ fn fill(event: &mut Event, known: Option<Provider>, usage: &ProviderUsage) -> Re
 
 /// Prices every line at its charge time. A line that cannot be priced is never a reason to refuse: the price book may have changed since
 /// the event was first recorded, and a retry must find its first answer.
-fn quotes(book: &TenantBook, event: &Event, charge_time_us: i64) -> Vec<Option<Quote>> {
-    let tier = ServiceTier::served(&event.provider, &event.service_tier);
-    event
-        .lines
-        .iter()
-        .map(|line| book.quote(&event.provider, tier, line, charge_time_us))
+/// What was admitted is priced by the version that its hold pins.
+fn quotes(
+    book: &TenantBook,
+    event: &Event,
+    hold: Option<&Hold>,
+    charge_time_us: i64,
+) -> Vec<Option<Quote>> {
+    let provider = &event.provider;
+    let tier = ServiceTier::served(provider, &event.service_tier);
+    let pinned = |line: &Line| {
+        let hold = hold.filter(|hold| hold.provider == *provider && hold.model == line.model)?;
+        let version = hold.price_version?;
+        book.pinned(provider, &line.model, hold.admit_us, version)
+    };
+    let lines = event.lines.iter();
+    lines
+        .map(|line| match pinned(line) {
+            Some(price) => quote(price, line, tier).ok(),
+            None => book.quote(provider, tier, line, charge_time_us),
+        })
         .collect()
 }

@@ -6,6 +6,7 @@ use tokenmeter_model::event::Recorded;
 use tokenmeter_model::fingerprint::Canonical;
 use tokenmeter_store::ledger::correction::{Request, Void, VoidOutcome};
 
+use crate::admission::States;
 use crate::error::Error;
 use crate::service::Metering;
 
@@ -21,6 +22,8 @@ pub struct VoidedUsage {
     pub already: bool,
     /// The closed period that it changed, by its name.
     pub adjusted_period: Option<String>,
+    /// How the limits stand that got budget back.
+    pub states: States,
 }
 
 impl Metering {
@@ -72,6 +75,7 @@ impl Metering {
                 );
                 Ok(VoidedUsage {
                     adjusted_period: period.await?,
+                    states: self.admission.voided(&caller.tenant, &event).await,
                     event: *event,
                     already,
                 })

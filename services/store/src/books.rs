@@ -40,6 +40,16 @@ impl TenantBook {
             .or_else(|| self.shipped.exact(provider, model, at_us))
     }
 
+    /// The price of a version that a model had at a time, whatever took its place since.
+    pub fn pinned(&self, provider: &str, model: &str, at_us: i64, version: i64) -> Option<&Price> {
+        self.find(provider, model, at_us)
+            .filter(|price| price.version == version)
+            .or_else(|| {
+                let mut prices = self.iter().map(|(price, _)| price);
+                prices.find(|price| price.version == version)
+            })
+    }
+
     /// What a line costs at a time, served in a tier. None when it has no price, or one by which its
     /// cost is out of bounds: such a line is unpriced, never free (R16).
     pub fn quote(

@@ -39,6 +39,15 @@ pub enum Planted {
     ForgetOpenings,
     /// A node hears of no commits but its own: breaks feed_complete.
     DeafToOthers,
+    /// Counters are not told what was recorded by the call that recorded it, as if the process had
+    /// ended in between: the sweeper has to tell them.
+    LeaveToSweeper,
+    /// A call is admitted and nothing is reserved for it: breaks no_overspend.
+    HoldNothing,
+    /// Holds are not read again when the counters are opened: breaks no_overspend.
+    ForgetHolds,
+    /// A change that was counted counts again when it is swept: breaks counters_equal_ledger.
+    CountTwice,
 }
 
 #[cfg(feature = "planted-faults")]
@@ -57,7 +66,7 @@ mod on {
     }
 
     /// Whether a fault is planted here, or by the environment variable `TOKENMETER_FAULT`.
-    pub(crate) fn is_planted(fault: Planted) -> bool {
+    pub fn is_planted(fault: Planted) -> bool {
         let named =
             std::env::var("TOKENMETER_FAULT").is_ok_and(|name| name == format!("{fault:?}"));
         named
@@ -69,12 +78,10 @@ mod on {
 }
 
 #[cfg(feature = "planted-faults")]
-pub(crate) use on::is_planted;
-#[cfg(feature = "planted-faults")]
-pub use on::plant;
+pub use on::{is_planted, plant};
 
 /// No fault is planted.
 #[cfg(not(feature = "planted-faults"))]
-pub(crate) const fn is_planted(_: Planted) -> bool {
+pub const fn is_planted(_: Planted) -> bool {
     false
 }

@@ -20,6 +20,7 @@ mod openings;
 pub mod postgres;
 mod queue;
 mod rows;
+pub mod rules;
 mod seeds;
 mod settlements;
 pub mod sqlite;

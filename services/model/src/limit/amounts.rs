@@ -83,3 +83,57 @@ impl Amounts {
         *self == Self::ZERO
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counts::{CacheWrites, TokenCounts};
+
+    fn line() -> Line {
+        Line {
+            model: "m".into(),
+            counts: TokenCounts {
+                input: 1,
+                cache_read: 20,
+                cache_write: CacheWrites {
+                    ttl_1h: 300,
+                    ..CacheWrites::default()
+                },
+                output: 4_000,
+                reasoning: 3_000,
+                ..TokenCounts::default()
+            },
+            ..Line::default()
+        }
+    }
+
+    #[test]
+    fn a_line_counts_in_every_metric() {
+        let quote = Quote {
+            cost_nano_usd: 50_000,
+            ..Quote::default()
+        };
+        let first = Amounts::of_line(&line(), Some(&quote), true);
+        let amounts: Vec<_> = Metric::ALL.iter().map(|metric| first.of(*metric)).collect();
+        assert_eq!(amounts, [1, 321, 1, 4_000, 4_321, 50_000]);
+        // The call is counted once, and what has no price costs nothing.
+        let second = Amounts::of_line(&line(), None, false);
+        assert_eq!((second.requests, second.cost_nano_usd), (0, 0));
+    }
+
+    #[test]
+    fn what_is_added_and_taken_away_is_nothing() {
+        let some = Amounts::of_line(&line(), None, true);
+        let other = Amounts {
+            cost_nano_usd: 7,
+            ..some
+        };
+        assert_eq!(some.plus(&other).minus(&other), some);
+        assert!(some.minus(&some).is_zero() && !other.is_zero());
+        let most = Amounts {
+            output: i64::MAX,
+            ..Amounts::ZERO
+        };
+        assert_eq!(most.plus(&some).of(Metric::TotalTokens), i64::MAX);
+    }
+}

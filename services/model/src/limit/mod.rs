@@ -212,3 +212,67 @@ impl Limit {
             && (self.model.is_empty() || self.model == model)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(provider: &str, model: &str) -> Limit {
+        Limit {
+            name: String::new(),
+            scope: Scope::ApiKey,
+            metric: Metric::UncachedInputTokens,
+            window: Window::Minute,
+            amount: 1,
+            enforcement: Enforcement::Block,
+            hard: false,
+            alert_percents: Vec::new(),
+            provider: provider.into(),
+            model: model.into(),
+        }
+    }
+
+    /// Ledgers have both: words in columns, and JSON.
+    #[test]
+    fn words_are_what_serde_writes() {
+        macro_rules! check {
+            ($($name:ident)+) => {
+                $(for one in $name::ALL {
+                    assert_eq!($name::parse(one.as_str()), Some(*one));
+                    let json = serde_json::to_string(one).unwrap();
+                    assert_eq!(json, format!("{:?}", one.as_str()));
+                })+
+            };
+        }
+        check!(Scope Metric Window Enforcement FailureMode OvershootCause);
+        assert_eq!(Scope::parse(""), None);
+    }
+
+    #[test]
+    fn a_limit_in_json_may_leave_out_what_has_a_default() {
+        let json = r#"{"scope":"api_key","metric":"uncached_input_tokens","window":"minute",
+            "amount":1,"enforcement":"block"}"#;
+        let read: Limit = serde_json::from_str(json).unwrap();
+        assert_eq!(read, limit("", ""));
+    }
+
+    #[test]
+    fn a_limit_covers_what_it_names_or_all() {
+        let covers = |provider, model| limit(provider, model).covers("openai", "gpt-5");
+        assert!(covers("", "") && covers("openai", "") && covers("", "gpt-5"));
+        assert!(covers("openai", "gpt-5"));
+        assert!(!covers("anthropic", "") && !covers("", "gpt-5-mini"));
+        assert!(!covers("anthropic", "gpt-5"));
+    }
+
+    #[test]
+    fn a_limit_without_a_name_is_called_by_what_it_limits() {
+        let name = "api-key-uncached-input-tokens-minute";
+        assert_eq!(limit("", "").called(), name);
+        let named = Limit {
+            name: "mine".into(),
+            ..limit("", "")
+        };
+        assert_eq!(named.called(), "mine");
+    }
+}

@@ -9,6 +9,7 @@ use crate::money;
 use crate::tier::ServiceTier;
 
 pub mod book;
+pub mod ceiling;
 pub mod component;
 pub mod file;
 pub mod litellm;
@@ -16,6 +17,7 @@ pub mod quote;
 pub mod shipped;
 
 pub use book::Book;
+pub use ceiling::ceiling;
 pub use component::{Component, Rates};
 pub use quote::{Quote, Reason, Unpriced, quote};
 pub use shipped::shipped;

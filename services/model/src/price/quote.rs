@@ -183,10 +183,10 @@ fn disjoint(counts: &TokenCounts) -> Result<[(Component, i64); 14], Reason> {
 }
 
 /// Where rates are looked for, most specific first.
-struct Places<'a>([Option<&'a Rates>; 4]);
+pub(super) struct Places<'a>([Option<&'a Rates>; 4]);
 
 impl<'a> Places<'a> {
-    fn new(price: &'a Price, tier: ServiceTier, prompt: i64) -> Self {
+    pub(super) fn new(price: &'a Price, tier: ServiceTier, prompt: i64) -> Self {
         let standard = price.tiers.get(&ServiceTier::Standard);
         let own = own_tier(price, tier);
         Self([
@@ -197,7 +197,7 @@ impl<'a> Places<'a> {
         ])
     }
 
-    fn rate(&self, component: Component) -> Option<i64> {
+    pub(super) fn rate(&self, component: Component) -> Option<i64> {
         if component == Component::Reasoning {
             return self.first(|rates| {
                 rates
@@ -221,7 +221,7 @@ impl<'a> Places<'a> {
 }
 
 /// The rates of a tier other than standard. A price without fast rates serves fast as priority.
-fn own_tier(price: &Price, tier: ServiceTier) -> Option<&TierRates> {
+pub(super) fn own_tier(price: &Price, tier: ServiceTier) -> Option<&TierRates> {
     match tier {
         ServiceTier::Standard | ServiceTier::Provisioned | ServiceTier::Other => None,
         ServiceTier::Fast => price

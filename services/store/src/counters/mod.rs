@@ -28,7 +28,7 @@ pub const REMEMBERED_US: i64 = 24 * 3_600_000_000;
 pub const MAX_EXTENSIONS: usize = 256;
 
 /// Whose call or event it is; empty means none.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Owner {
     /// The user.
     pub user_id: String,

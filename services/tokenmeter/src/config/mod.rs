@@ -5,6 +5,7 @@ mod parse;
 mod source;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokenmeter_model::zone::Zone;
@@ -92,7 +93,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting(
         "counters",
         "memory:",
-        "Where windows and holds are kept: memory: (redis: comes with a later version)",
+        "Where windows and holds are kept: memory: in this process, or memory:PATH with a journal there \
+         that holds outlive the process by; with a SQLite ledger the journal is beside its file unless \
+         named (redis: comes with a later version)",
     ),
     setting(
         "feed",
@@ -218,6 +221,8 @@ pub(crate) struct Config {
     /// Of a PostgreSQL ledger only.
     pub(crate) pool: Pool,
     pub(crate) migrate_on_start: bool,
+    /// The journal of holds, if one is named.
+    pub(crate) holds: Option<PathBuf>,
     /// Whole days that events are kept; none keeps them for ever.
     pub(crate) retention_days: Option<u32>,
     pub(crate) roles: Vec<ServeRole>,

@@ -72,13 +72,13 @@ impl Config {
             errors: raw.errors.clone(),
         };
         let listen = listen(&mut from);
-        memory_only(&mut from, "counters");
         memory_only(&mut from, "feed");
         let config = Self {
             listen,
             ledger: from.value("ledger", Address::Sqlite(PathBuf::new()), Address::parse),
             pool: pool(&mut from),
             migrate_on_start: from.flag("migrate_on_start"),
+            holds: from.value("counters", None, counters),
             retention_days: Some(from.number("retention_days", 0..=36_500))
                 .filter(|days| *days > 0),
             roles: from.value("roles", Vec::new(), roles),
@@ -142,6 +142,16 @@ fn listen(from: &mut Reader<'_>) -> SocketAddr {
         );
     }
     listen
+}
+
+/// Where the journal of holds is, if the URL says so.
+fn counters(url: &str) -> Result<Option<PathBuf>, String> {
+    match url.split_once(':') {
+        Some(("memory", "")) => Ok(None),
+        Some(("memory", path)) => Ok(Some(path.into())),
+        Some(("redis" | "rediss", _)) => Err("comes with a later version; use memory:".into()),
+        _ => Err("must be memory: or memory:PATH".into()),
+    }
 }
 
 fn memory_only(from: &mut Reader<'_>, key: &str) {

@@ -1,6 +1,7 @@
 //! The server: config → build → serve → drain.
 
 mod call;
+mod counters;
 mod guard;
 mod health;
 mod jobs;
@@ -141,6 +142,16 @@ async fn run(
         jobs::start(&config, &node.ledger, wiring::node_id(), stop)
     });
 
+    // Counters follow the ledger until the last call has its answer.
+    let idle = CancellationToken::new();
+    let following = node.admission.clone().map(|admission| {
+        let idle = idle.clone();
+        tokio::spawn(async move {
+            admission.run(idle).await;
+            admission.close().await;
+        })
+    });
+
     let (told, drain) = oneshot::channel::<()>();
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = node.router.serve_with_incoming_shutdown(incoming, async {
@@ -184,6 +195,13 @@ async fn run(
         // They break off what they do, and give their leases back.
         if tokio::time::timeout_at(deadline, jobs).await.is_err() {
             tracing::warn!("the grace period ended before the jobs");
+        }
+    }
+    idle.cancel();
+    if let Some(following) = following {
+        let deadline = deadline.max(Instant::now() + FLUSH_AT_LEAST);
+        if tokio::time::timeout_at(deadline, following).await.is_err() {
+            tracing::warn!("the counters did not close in time; the journal has every hold");
         }
     }
     close(&*node.ledger, deadline).await;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokenmeter_admin::{
-    JobAdmin, PriceAdmin, Probe, ReconcileAdmin, RepriceAdmin, RetentionAdmin, RolloverAdmin,
-    StatusAdmin, Upkeep,
+    Configured, JobAdmin, LimitAdmin, PriceAdmin, Probe, ReconcileAdmin, RepriceAdmin,
+    RetentionAdmin, RolloverAdmin, StatusAdmin, Upkeep,
 };
 use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
@@ -14,12 +14,15 @@ use tokenmeter_api::v1::admin_service_server::AdminServiceServer;
 use tokenmeter_api::v1::analytics_service_server::AnalyticsServiceServer;
 use tokenmeter_api::v1::metering_service_server::MeteringServiceServer;
 use tokenmeter_identity::IdentityLayer;
-use tokenmeter_metering::stream::{Rules, UNREAD_LIMIT};
+use tokenmeter_metering::admission::Admission;
+use tokenmeter_metering::stream::{self, UNREAD_LIMIT};
 use tokenmeter_metering::{Metering, StreamSettings};
 use tokenmeter_model::price::shipped;
 use tokenmeter_store::books::Books;
 use tokenmeter_store::clock::{self, Clock};
+use tokenmeter_store::counters::Counters;
 use tokenmeter_store::ledger::Ledger;
+use tokenmeter_store::rules::Rules;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
 use tonic::service::RoutesBuilder;
@@ -27,6 +30,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tower::layer::util::{Identity, Stack};
 
+use super::counters;
 use super::guard::GuardLayer;
 use super::health::{self, Health};
 use super::jobs;
@@ -39,6 +43,8 @@ pub(crate) struct Node {
     pub(crate) health: Health,
     pub(crate) guard: GuardLayer,
     pub(crate) ledger: Arc<dyn Ledger>,
+    /// Of nodes that serve metering.
+    pub(crate) admission: Option<Arc<Admission>>,
     /// Held as long as the process serves.
     pub(crate) _alone: Option<std::fs::File>,
 }
@@ -54,7 +60,27 @@ pub(crate) async fn build(config: &Config, draining: CancellationToken) -> Resul
     let mut routes = RoutesBuilder::default();
     routes.add_service(health_server);
     add_reflection(&mut routes)?;
-    add_services(&mut routes, config, &ledger, draining.clone());
+    let books = Arc::new(Books::new(Arc::clone(&ledger)));
+    let counters = match config.roles.contains(&ServeRole::Metering) {
+        true => Some(counters::open(config)?),
+        false => None,
+    };
+    let admission = counters.as_ref().map(|counters| {
+        Arc::new(Admission::new(
+            Arc::clone(&ledger),
+            Arc::clone(&books),
+            Arc::clone(counters),
+            Arc::new(Rules::new(Arc::clone(&ledger), config.zone.clone())),
+            clock::system(),
+        ))
+    });
+    let ports = Ports {
+        ledger: &ledger,
+        books: &books,
+        counters: counters.as_ref(),
+        admission: admission.as_ref(),
+    };
+    add_services(&mut routes, config, &ports, draining.clone());
     let guard = GuardLayer::new(
         config.max_concurrent_requests,
         config.max_message_bytes,
@@ -73,6 +99,7 @@ pub(crate) async fn build(config: &Config, draining: CancellationToken) -> Resul
         health,
         guard,
         ledger,
+        admission,
         _alone: alone,
     })
 }
@@ -122,23 +149,39 @@ macro_rules! tuned {
     };
 }
 
+/// What services stand on.
+struct Ports<'a> {
+    ledger: &'a Arc<dyn Ledger>,
+    books: &'a Arc<Books>,
+    counters: Option<&'a Arc<dyn Counters>>,
+    admission: Option<&'a Arc<Admission>>,
+}
+
 fn add_services(
     routes: &mut RoutesBuilder,
     config: &Config,
-    ledger: &Arc<dyn Ledger>,
+    ports: &Ports<'_>,
     draining: CancellationToken,
 ) {
     let clock = clock::system();
-    let books = Arc::new(Books::new(Arc::clone(ledger)));
+    let (ledger, books) = (ports.ledger, ports.books);
     let streams = Streams::new(config.max_open_streams);
     for role in &config.roles {
         match role {
             ServeRole::Metering => {
-                let service =
-                    Metering::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
+                // Opened for just this role.
+                let Some(admission) = ports.admission else {
+                    continue;
+                };
+                let service = Metering::new(
+                    Arc::clone(ledger),
+                    Arc::clone(books),
+                    Arc::clone(&clock),
+                    Arc::clone(admission),
+                );
                 let settings = StreamSettings {
                     streams: streams.clone(),
-                    rules: Rules {
+                    rules: stream::Rules {
                         unread_limit: UNREAD_LIMIT,
                         draining: draining.clone(),
                     },
@@ -163,14 +206,14 @@ fn add_services(
             }
             ServeRole::Admin => {
                 let prices =
-                    PriceAdmin::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
+                    PriceAdmin::new(Arc::clone(ledger), Arc::clone(books), Arc::clone(&clock));
                 let status = StatusAdmin::new(
                     vec![
                         Box::new(LedgerProbe {
                             ledger: Arc::clone(ledger),
                             backend: config.ledger.backend(),
                         }),
-                        Box::new(InMemory("counters")),
+                        counters::probe(ports.counters),
                         Box::new(InMemory("feed")),
                     ],
                     draining.clone(),
@@ -183,16 +226,27 @@ fn add_services(
                     node_id(),
                 );
                 let reprice =
-                    RepriceAdmin::new(Arc::clone(ledger), Arc::clone(&books), Arc::clone(&clock));
+                    RepriceAdmin::new(Arc::clone(ledger), Arc::clone(books), Arc::clone(&clock));
                 let upkeep = upkeep(config, ledger, &clock);
                 let timeout = config.request_timeout;
-                let grpc = tokenmeter_admin::Grpc::new(prices, reprice, status, upkeep, timeout);
+                let limits = limits(config, ledger, &clock);
+                let grpc =
+                    tokenmeter_admin::Grpc::new(prices, reprice, limits, status, upkeep, timeout);
                 routes.add_service(tuned!(AdminServiceServer::new(grpc), config));
             }
             // Periodic work answers no calls.
             ServeRole::Jobs => {}
         }
     }
+}
+
+/// Profiles and limits, by request.
+fn limits(config: &Config, ledger: &Arc<dyn Ledger>, clock: &Clock) -> LimitAdmin {
+    let configured = Configured {
+        zone: config.zone.clone(),
+        retention_days: config.retention_days,
+    };
+    LimitAdmin::new(Arc::clone(ledger), Arc::clone(clock), configured, None)
 }
 
 /// What keeps the ledger in order, by request.
@@ -218,7 +272,7 @@ pub(super) fn node_id() -> String {
 }
 
 /// A port that lives in this process: it works as long as anything does.
-struct InMemory(&'static str);
+pub(super) struct InMemory(pub(super) &'static str);
 
 #[async_trait]
 impl Probe for InMemory {

@@ -12,6 +12,7 @@ use tokenmeter_metering::admission::Admission;
 use tokenmeter_model::fingerprint::Canonical;
 use tokenmeter_model::id::TenantId;
 use tokenmeter_model::limit::{Enforcement, Limit, Metric, Scope, Window};
+use tokenmeter_model::price::shipped;
 use tokenmeter_model::zone::Zone;
 use tokenmeter_store::books::Books;
 use tokenmeter_store::clock::Clock;
@@ -42,6 +43,8 @@ pub(crate) async fn service() -> Service {
     let folder = tempfile::tempdir().unwrap();
     let ledger: Arc<dyn Ledger> =
         Arc::new(Sqlite::open(&folder.path().join("t.db")).await.unwrap());
+    let prices = shipped().unwrap();
+    ledger.add_prices(None, prices, NOON_US).await.unwrap();
     let books = Arc::new(Books::new(Arc::clone(&ledger)));
     let rules = Arc::new(Rules::new(Arc::clone(&ledger), Zone::utc()));
     let now_us = Arc::new(AtomicI64::new(NOON_US));

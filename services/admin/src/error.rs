@@ -40,6 +40,36 @@ pub enum Error {
     /// There is no such drift in the caller's tenant.
     #[error("drift {0} not found")]
     NoDrift(String),
+    /// There is no such profile in the caller's tenant.
+    #[error("profile {0} not found")]
+    NoProfile(String),
+    /// There is a profile of this id already.
+    #[error("profile {0} exists")]
+    ProfileExists(String),
+    /// The profile was changed since.
+    #[error("profile {0} has another etag")]
+    EtagMismatch(String),
+    /// The settings of the tenant were changed since.
+    #[error("tenant {0} has another etag")]
+    TenantEtagMismatch(String),
+    /// The profile is assigned, the tenant's default, or shipped.
+    #[error("profile {0} is in use")]
+    ProfileInUse(String),
+    /// The tenant has as many profiles as it may have.
+    #[error("there are {0} profiles")]
+    TooManyProfiles(i64),
+    /// There is no such time zone; the text says how to mend it.
+    #[error("{0}")]
+    UnknownZone(String),
+    /// Settings that this version does not keep.
+    #[error("{} settings are not kept", .0.len())]
+    NotKept(Vec<Violation>),
+    /// The caller may not; the text says what it may.
+    #[error("{0}")]
+    Denied(&'static str),
+    /// Refused as it stands by who was asked.
+    #[error("{}", .0.message)]
+    Refused(Box<Failure>),
     /// The ledger could not answer.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
@@ -87,6 +117,40 @@ impl From<Error> for Failure {
             .resource("job", "reconciliation"),
             Error::NoDrift(drift_id) => Self::new(ErrorReason::NotFound, "there is no such drift")
                 .resource("drift", drift_id),
+            Error::NoProfile(id) => Self::new(
+                ErrorReason::NotFound,
+                "there is no such profile; ListProfiles has those that are",
+            )
+            .resource("profile", id),
+            Error::ProfileExists(id) => Self::new(
+                ErrorReason::AlreadyExists,
+                "there is a profile of this id already; choose another id, or update the one there is",
+            )
+            .resource("profile", id),
+            Error::EtagMismatch(id) => etag_mismatch("profile", id),
+            Error::TenantEtagMismatch(id) => etag_mismatch("tenant", id),
+            Error::ProfileInUse(id) => Self::new(
+                ErrorReason::ProfileInUse,
+                "the profile is assigned, is the tenant's default, or ships with tokenmeter; assign \
+                 another first, or update it",
+            )
+            .resource("profile", id),
+            Error::TooManyProfiles(maximum) => Self::new(
+                ErrorReason::ResourceLimit,
+                format!("a tenant has at most {maximum} profiles; delete some"),
+            )
+            .metadata("maximum", maximum.to_string()),
+            Error::UnknownZone(text) => Self::new(ErrorReason::TimeZoneUnknown, &*text)
+                .violation("settings.time_zone", text),
+            Error::NotKept(violations) => violations.into_iter().fold(
+                Self::new(
+                    ErrorReason::NotYetImplemented,
+                    "the settings have some that this version does not keep for a tenant",
+                ),
+                |failure, one| failure.violation(one.field, one.description),
+            ),
+            Error::Denied(text) => Self::new(ErrorReason::PermissionDenied, text),
+            Error::Refused(failure) => *failure,
             Error::Ledger(error @ ledger::Error::NotRetained { .. }) => error.fault().into(),
             Error::Ledger(error) => {
                 // The text is for the log; callers are told the kind of fault.
@@ -95,6 +159,15 @@ impl From<Error> for Failure {
             }
         }
     }
+}
+
+/// What was read before is not what stands.
+fn etag_mismatch(kind: &str, name: String) -> Failure {
+    let text = format!(
+        "the {kind} was changed since; read it again, apply the change to what was read, and send it \
+         with the new etag"
+    );
+    Failure::new(ErrorReason::EtagMismatch, text).resource(kind, name)
 }
 
 impl From<Error> for tonic::Status {

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 use crate::deadline;
 use crate::error::Error;
 use crate::jobs::JobAdmin;
+use crate::limits::{self, LimitAdmin};
 use crate::prices::{Import, PriceAdmin, PriceQuery};
 use crate::reconcile::{Decision, Reconcile, ReconcileAdmin};
 use crate::reprice::{Report, Reprice, RepriceAdmin};
@@ -31,6 +32,7 @@ const MAX_MODELS: usize = 1_000;
 pub struct Grpc {
     prices: PriceAdmin,
     reprice: RepriceAdmin,
+    limits: LimitAdmin,
     status: StatusAdmin,
     upkeep: Upkeep,
     request_timeout: Duration,
@@ -53,6 +55,7 @@ impl Grpc {
     pub fn new(
         prices: PriceAdmin,
         reprice: RepriceAdmin,
+        limits: LimitAdmin,
         status: StatusAdmin,
         upkeep: Upkeep,
         request_timeout: Duration,
@@ -60,6 +63,7 @@ impl Grpc {
         Self {
             prices,
             reprice,
+            limits,
             status,
             upkeep,
             request_timeout,
@@ -352,6 +356,90 @@ impl AdminService for Grpc {
         Ok(Response::new(v1::ResolveDriftResponse {
             drift: Some(wire::drift(&drift)),
         }))
+    }
+
+    async fn create_profile(
+        &self,
+        request: Request<v1::CreateProfileRequest>,
+    ) -> Result<Response<v1::CreateProfileResponse>, Status> {
+        limits::grpc::create_profile(&self.limits, request).await
+    }
+
+    async fn get_profile(
+        &self,
+        request: Request<v1::GetProfileRequest>,
+    ) -> Result<Response<v1::GetProfileResponse>, Status> {
+        limits::grpc::get_profile(&self.limits, request).await
+    }
+
+    async fn list_profiles(
+        &self,
+        request: Request<v1::ListProfilesRequest>,
+    ) -> Result<Response<v1::ListProfilesResponse>, Status> {
+        limits::grpc::list_profiles(&self.limits, request).await
+    }
+
+    async fn update_profile(
+        &self,
+        request: Request<v1::UpdateProfileRequest>,
+    ) -> Result<Response<v1::UpdateProfileResponse>, Status> {
+        limits::grpc::update_profile(&self.limits, request).await
+    }
+
+    async fn delete_profile(
+        &self,
+        request: Request<v1::DeleteProfileRequest>,
+    ) -> Result<Response<v1::DeleteProfileResponse>, Status> {
+        limits::grpc::delete_profile(&self.limits, request).await
+    }
+
+    async fn assign_profile(
+        &self,
+        request: Request<v1::AssignProfileRequest>,
+    ) -> Result<Response<v1::AssignProfileResponse>, Status> {
+        limits::grpc::assign_profile(&self.limits, request).await
+    }
+
+    async fn unassign_profile(
+        &self,
+        request: Request<v1::UnassignProfileRequest>,
+    ) -> Result<Response<v1::UnassignProfileResponse>, Status> {
+        limits::grpc::unassign_profile(&self.limits, request).await
+    }
+
+    async fn list_assignments(
+        &self,
+        request: Request<v1::ListAssignmentsRequest>,
+    ) -> Result<Response<v1::ListAssignmentsResponse>, Status> {
+        limits::grpc::list_assignments(&self.limits, request).await
+    }
+
+    async fn set_limits(
+        &self,
+        request: Request<v1::SetLimitsRequest>,
+    ) -> Result<Response<v1::SetLimitsResponse>, Status> {
+        limits::grpc::set_limits(&self.limits, request).await
+    }
+
+    async fn get_effective_limits(
+        &self,
+        request: Request<v1::GetEffectiveLimitsRequest>,
+    ) -> Result<Response<v1::GetEffectiveLimitsResponse>, Status> {
+        limits::grpc::get_effective_limits(&self.limits, request).await
+    }
+
+    async fn get_tenant(
+        &self,
+        request: Request<v1::GetTenantRequest>,
+    ) -> Result<Response<v1::GetTenantResponse>, Status> {
+        limits::grpc::get_tenant(&self.limits, request).await
+    }
+
+    async fn update_tenant(
+        &self,
+        request: Request<v1::UpdateTenantRequest>,
+    ) -> Result<Response<v1::UpdateTenantResponse>, Status> {
+        limits::grpc::update_tenant(&self.limits, request).await
     }
 
     async fn get_status(

@@ -2,11 +2,12 @@
 //! is refused before it gets here (`tokenmeter_identity::TABLE`).
 
 use futures_util::StreamExt as _;
-use tokenmeter_api::convert::{event, time};
+use tokenmeter_api::convert::{event, limit, time};
 use tokenmeter_api::v1;
 use tokenmeter_api::v1::analytics_service_server::AnalyticsService;
 use tokenmeter_identity::Caller;
 use tokenmeter_model::bounds::Violation;
+use tokenmeter_store::ledger::limits::HitQuery;
 use tokenmeter_store::ledger::reports::{Part, SessionOrder, SessionQuery, ToolQuery};
 use tokenmeter_store::ledger::{EventQuery, Range, ServiceQuery};
 use tonic::codegen::BoxStream;
@@ -346,6 +347,30 @@ impl AnalyticsService for Grpc {
                 .into_iter()
                 .map(|one| wire::message(one, &self.epoch))
                 .collect(),
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
+    async fn list_limit_hits(
+        &self,
+        request: Request<v1::ListLimitHitsRequest>,
+    ) -> Result<Response<v1::ListLimitHitsResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let asked = request.into_inner();
+        let query = HitQuery {
+            scope: limit::scope_filter("scope", asked.scope).map_err(Error::from)?,
+            range: asked.range.as_ref().map(range).transpose()?,
+            user_id: asked.user_id,
+            subject: asked.subject,
+            limit_name: asked.limit_name,
+            ..HitQuery::default()
+        };
+        let (hits, next) = self
+            .analytics
+            .limit_hits(&caller, query, asked.page_size, &asked.page_token)
+            .await?;
+        Ok(Response::new(v1::ListLimitHitsResponse {
+            hits: hits.into_iter().map(wire::hit).collect(),
             next_page_token: next.unwrap_or_default(),
         }))
     }

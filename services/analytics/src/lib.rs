@@ -7,6 +7,7 @@
 mod closed;
 mod error;
 mod grpc;
+mod hits;
 pub mod live;
 mod messages;
 mod paging;

@@ -1,9 +1,11 @@
 //! Answers as the contract has them.
 
-use tokenmeter_api::convert::{event, money, time};
+use tokenmeter_api::convert::{event, limit, money, time};
 use tokenmeter_api::v1;
+use tokenmeter_model::limit::Limit;
 use tokenmeter_model::ratio;
 use tokenmeter_model::totals::Totals;
+use tokenmeter_store::ledger::limits::LimitHit;
 use tokenmeter_store::ledger::periods::{Adjustment, AdjustmentKind, Consumption, Period};
 use tokenmeter_store::ledger::reports::{Message, MessageItem, ToolUsage};
 use tokenmeter_store::ledger::{Latency, ModelTotals, Range};
@@ -249,5 +251,41 @@ fn event_message(event: v1::RecordedEvent) -> v1::MessageRecord {
         time: event.charge_time,
         turn: event.turn,
         recorded_time: event.recorded_time,
+    }
+}
+
+/// Hits of one limit within a second, as it stood at the first of them.
+pub(crate) fn hit(hit: LimitHit) -> v1::LimitHit {
+    let of = Limit {
+        name: hit.limit_name,
+        scope: hit.scope,
+        metric: hit.metric,
+        window: hit.window,
+        amount: hit.limit,
+        enforcement: hit.enforcement,
+        hard: hit.hard,
+        alert_percents: Vec::new(),
+        provider: String::new(),
+        model: String::new(),
+    };
+    let state = limit::State {
+        limit: &of,
+        subject: &hit.subject,
+        profile_id: &hit.profile_id,
+        used: hit.used,
+        held: hit.held,
+        reset_us: None,
+        exceeded: true,
+        degraded: false,
+    };
+    v1::LimitHit {
+        time: Some(time::from_micros(hit.second_us)),
+        count: hit.count,
+        state: Some(state.into()),
+        cause: limit::refusal_cause(&of).into(),
+        enforcement: v1::Enforcement::from(hit.enforcement).into(),
+        user_id: hit.user_id,
+        session_id: hit.session_id,
+        model: hit.model,
     }
 }

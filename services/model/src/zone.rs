@@ -30,6 +30,12 @@ impl Zone {
         Self(TimeZone::UTC)
     }
 
+    /// Its IANA name, such as `Europe/Berlin`.
+    pub fn name(&self) -> &str {
+        // Zones come from the bundled data, which name them, or are UTC.
+        self.0.iana_name().unwrap_or("UTC")
+    }
+
     /// When the calendar day of a time began, in microseconds since the Unix epoch.
     pub fn start_of_day(&self, at_us: i64) -> i64 {
         self.start(at_us, |zoned| zoned.start_of_day())
@@ -217,5 +223,7 @@ mod tests {
             assert_eq!(named.start_of_month(at(time)), at(month), "{zone} month");
         }
         assert!(Zone::named("Mars/Olympus").is_err());
+        assert_eq!(Zone::named("asia/kolkata").unwrap().name(), "Asia/Kolkata");
+        assert_eq!(Zone::utc().name(), "UTC");
     }
 }

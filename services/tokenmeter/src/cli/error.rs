@@ -24,6 +24,8 @@ pub(crate) enum Error {
     Output(io::Error),
     /// Everything is said already.
     Reported,
+    /// The call may not run, as was said.
+    Denied,
 }
 
 impl Error {
@@ -71,6 +73,7 @@ impl fmt::Display for Error {
             Self::Rpc(status) => f.write_str(&describe(status)),
             Self::Output(error) => write!(f, "cannot write the output: {error}"),
             Self::Reported => f.write_str("failed"),
+            Self::Denied => f.write_str("denied"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: a client of the server's own contracts, and `normalize`, which needs none.
 
+mod authorize;
 mod connect;
 mod corrections;
 mod error;
@@ -9,6 +10,7 @@ mod files;
 mod import;
 mod jobs;
 mod json;
+mod limits;
 mod migrate;
 mod normalize;
 mod prices;
@@ -115,6 +117,13 @@ enum Command {
     /// The price book.
     #[command(subcommand)]
     Prices(prices::PricesCommand),
+    /// Profiles, own limits, how they stand, and what was refused.
+    #[command(subcommand)]
+    Limits(limits::LimitsCommand),
+    /// Ask whether a call may run; exit code 3 if it may not.
+    ///
+    /// Example: tokenmeter authorize --user ada --provider openai --model gpt-4o --max-output 1000
+    Authorize(Box<authorize::AuthorizeArgs>),
     /// Turn recorded provider responses into disjoint counts; needs no server.
     ///
     /// Example: tokenmeter normalize responses.jsonl
@@ -129,12 +138,16 @@ enum Command {
     Version,
 }
 
+/// The exit code of a call that may not run.
+const DENIED: u8 = 3;
+
 /// Runs the command and says how it ended.
 pub(crate) async fn run(cli: Cli) -> ExitCode {
     match dispatch(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(Error::Reported) => ExitCode::FAILURE,
+        Err(Error::Denied) => ExitCode::from(DENIED),
         Err(error) => {
             for line in error.to_string().lines() {
                 render::note(&format!("error: {line}"));
@@ -167,6 +180,8 @@ async fn dispatch(cli: Cli) -> Result<(), Error> {
         Command::Usage(command) => usage::run(command, &client, output).await,
         Command::Events(command) => events::run(command, &client, output).await,
         Command::Prices(command) => prices::run(command, &client, output).await,
+        Command::Limits(command) => limits::run(command, &client, output).await,
+        Command::Authorize(args) => authorize::run(*args, &client, output).await,
         Command::Normalize(args) => normalize::run(&args),
         Command::Status => status::run(&client, output).await,
         Command::Version => status::version(output),
@@ -248,6 +263,24 @@ mod tests {
             "tokenmeter prices import f --dry-run --provider p --provider q --problems",
             "tokenmeter prices set f --dry-run",
             "tokenmeter prices unpriced",
+            "tokenmeter limits profiles --limit 3",
+            "tokenmeter limits show free",
+            "tokenmeter limits set p --limit requests/minute=10 --limit team:cost/month=2.5,overage",
+            "tokenmeter limits set p --unlimited --name n --failure-mode closed --max-hold 60",
+            "tokenmeter limits set p --session-budget 5 --enforce-session-budget true",
+            "tokenmeter limits delete p",
+            "tokenmeter limits assign pro --user u",
+            "tokenmeter limits assign pro --everyone",
+            "tokenmeter limits unassign --team t",
+            "tokenmeter limits assignments --profile pro --scope user --limit 3",
+            "tokenmeter limits own --api-key k --limit tokens/day=1_000",
+            "tokenmeter limits own --session s --none",
+            "tokenmeter limits effective",
+            "tokenmeter limits effective --user u --session s --output json",
+            "tokenmeter limits hits --user u --scope team --subject t --name n --from 2026-01-01",
+            "tokenmeter authorize --provider p --model m",
+            "tokenmeter authorize --user u --provider p --model m --max-output 9 --settle 1,2",
+            "tokenmeter authorize --provider p --model m --input 5 --cost 0.5 --hold 9 --release",
             "tokenmeter normalize -",
             "tokenmeter status --tenant t --as-user u --timeout 5",
             "tokenmeter version --output json",
@@ -275,6 +308,19 @@ mod tests {
             "tokenmeter usage session",
             "tokenmeter usage user --interval year",
             "tokenmeter prices list --all-versions --at 2026-01-01T00:00:00Z",
+            "tokenmeter limits set p --limit requests",
+            "tokenmeter limits set p --limit requests/minute=1 --unlimited",
+            "tokenmeter limits assign pro",
+            "tokenmeter limits assign pro --user u --team t",
+            "tokenmeter limits assign pro --session s",
+            "tokenmeter limits own --user u",
+            "tokenmeter limits own --limit requests/minute=1",
+            "tokenmeter limits own --user u --limit requests/minute=1 --none",
+            "tokenmeter limits effective --user u --team t",
+            "tokenmeter limits hits --scope group",
+            "tokenmeter authorize --model m",
+            "tokenmeter authorize --provider p --model m --settle 1",
+            "tokenmeter authorize --provider p --model m --settle 1,2 --dry-run",
             "tokenmeter status --output yaml",
             "tokenmeter status --timeout 0",
         ] {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokenmeter_admin::{
-    JobAdmin, PriceAdmin, Probe, ReconcileAdmin, RepriceAdmin, RetentionAdmin, RolloverAdmin,
-    StatusAdmin, Upkeep,
+    Configured, JobAdmin, LimitAdmin, PriceAdmin, Probe, ReconcileAdmin, RepriceAdmin,
+    RetentionAdmin, RolloverAdmin, StatusAdmin, Upkeep,
 };
 use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
@@ -229,13 +229,24 @@ fn add_services(
                     RepriceAdmin::new(Arc::clone(ledger), Arc::clone(books), Arc::clone(&clock));
                 let upkeep = upkeep(config, ledger, &clock);
                 let timeout = config.request_timeout;
-                let grpc = tokenmeter_admin::Grpc::new(prices, reprice, status, upkeep, timeout);
+                let limits = limits(config, ledger, &clock);
+                let grpc =
+                    tokenmeter_admin::Grpc::new(prices, reprice, limits, status, upkeep, timeout);
                 routes.add_service(tuned!(AdminServiceServer::new(grpc), config));
             }
             // Periodic work answers no calls.
             ServeRole::Jobs => {}
         }
     }
+}
+
+/// Profiles and limits, by request.
+fn limits(config: &Config, ledger: &Arc<dyn Ledger>, clock: &Clock) -> LimitAdmin {
+    let configured = Configured {
+        zone: config.zone.clone(),
+        retention_days: config.retention_days,
+    };
+    LimitAdmin::new(Arc::clone(ledger), Arc::clone(clock), configured, None)
 }
 
 /// What keeps the ledger in order, by request.

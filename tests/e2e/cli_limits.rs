@@ -1,0 +1,148 @@
+//! The commands of limits against a running server, for people and for programs.
+
+use serde_json::{Value, json};
+use tokenmeter_tests::Server;
+
+/// What a command prints for programs.
+fn told(server: &Server, words: &str) -> Value {
+    let words = words.split(' ').chain(["--output", "json"]);
+    let finished = server.run(words).success();
+    assert_eq!(finished.stdout.lines().count(), 1, "one object on one line");
+    finished.json()
+}
+
+/// What a command prints for people.
+fn shown(server: &Server, words: &str) -> String {
+    server.run(words.split(' ')).success().stdout
+}
+
+/// What a command that fails says.
+fn refused(server: &Server, words: &str) -> String {
+    let finished = server.run(words.split(' '));
+    assert_eq!(finished.status.code(), Some(1), "{finished:?}");
+    assert_eq!(finished.stderr.lines().count(), 1, "{finished:?}");
+    finished.stderr
+}
+
+fn specs(profile: &Value) -> Vec<&str> {
+    let limits = profile["limits"].as_array().unwrap().iter();
+    limits.map(|one| one["spec"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_profile_is_set_given_and_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let all = told(&server, "limits profiles");
+    let ids: Vec<_> = all["profiles"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["profile_id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, ["enterprise", "free", "pro", "unlimited"]);
+    let free = told(&server, "limits show free");
+    assert_eq!(
+        specs(&free),
+        [
+            "user:requests/minute=10,name=requests-per-minute",
+            "user:requests/hour=50,name=requests-per-hour",
+            "user:tokens/month=1000000,name=tokens-per-month"
+        ]
+    );
+    let table = shown(&server, "limits show free");
+    for words in ["profile free", "requests/minute", "1,000,000", "block"] {
+        assert!(table.contains(words), "{words} is not shown:\n{table}");
+    }
+
+    let set = "limits set team --limit requests/minute=30 \
+               --limit team:cost/month=250.50,overage,name=team-budget";
+    let created = told(&server, set);
+    assert_eq!(
+        specs(&created),
+        [
+            "user:requests/minute=30,name=user-requests-minute",
+            "team:cost/month=250.5,overage,name=team-budget"
+        ]
+    );
+    assert_eq!(created["limits"][1]["amount"], 250_500_000_000_i64);
+    // What is not given stays.
+    let named = told(&server, "limits set team --name Plan --session-budget 5000");
+    assert_eq!(specs(&named), specs(&created));
+    assert_eq!(
+        (&named["display_name"], &named["session_budget_max_tokens"]),
+        (&json!("Plan"), &json!(5_000))
+    );
+    assert_ne!(named["etag"], created["etag"]);
+
+    let given = told(&server, "limits assign team --user ada");
+    assert_eq!(
+        (
+            &given["scope"],
+            &given["subject"],
+            &given["previous_profile_id"]
+        ),
+        (&json!("user"), &json!("ada"), &json!(""))
+    );
+    let given = shown(&server, "limits assign team --everyone");
+    assert_eq!(given, "everyone has profile team");
+    let in_use = refused(&server, "limits delete team");
+    assert!(in_use.contains("PROFILE_IN_USE"), "{in_use}");
+    let list = told(&server, "limits assignments --profile team");
+    assert_eq!(list["assignments"].as_array().unwrap().len(), 2);
+    let list = shown(&server, "limits assignments --scope user");
+    assert!(
+        list.contains("user ada") && !list.contains("everyone"),
+        "{list}"
+    );
+
+    let taken = shown(&server, "limits unassign --user ada");
+    assert_eq!(taken, "user ada has no profile of its own; team applies");
+    let taken = told(&server, "limits unassign --everyone");
+    assert_eq!(taken["effective_profile_id"], "free");
+    assert_eq!(
+        shown(&server, "limits delete team"),
+        "profile team is deleted"
+    );
+    let absent = refused(&server, "limits show team");
+    assert!(absent.contains("NOT_FOUND"), "{absent}");
+}
+
+#[tokio::test]
+async fn what_applies_is_shown_with_where_it_is_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let own = told(
+        &server,
+        "limits own --user ada --limit tokens/day=5_000,shadow",
+    );
+    assert_eq!(
+        specs(&own),
+        ["user:tokens/day=5000,shadow,name=user-total-tokens-day"]
+    );
+    let effective = told(&server, "limits effective --user ada");
+    assert_eq!(effective["profile"]["profile_id"], "free");
+    assert_eq!(effective["profile_scope"], Value::Null);
+    assert_eq!(
+        specs(&json!({"limits": effective["own_limits"]})),
+        specs(&own)
+    );
+    let table = shown(&server, "limits effective --user ada");
+    for words in [
+        "profile free, by default",
+        "user-total-tokens-day",
+        "5,000",
+        "shadow",
+    ] {
+        assert!(table.contains(words), "{words} is not shown:\n{table}");
+    }
+    let wrong = refused(&server, "limits own --user ada --limit team:tokens/day=1");
+    assert!(
+        wrong.contains("LIMIT_INVALID") && wrong.contains("limits[0].scope"),
+        "{wrong}"
+    );
+    let none = shown(&server, "limits own --user ada --none");
+    assert_eq!(none, "user ada has no limits of its own");
+    let hits = told(&server, "limits hits --user ada");
+    assert_eq!(hits, json!({"hits": [], "more": false}));
+}

@@ -229,7 +229,7 @@ fn add_services(
                     RepriceAdmin::new(Arc::clone(ledger), Arc::clone(books), Arc::clone(&clock));
                 let upkeep = upkeep(config, ledger, &clock);
                 let timeout = config.request_timeout;
-                let limits = limits(config, ledger, &clock);
+                let limits = limits(config, ports, &clock);
                 let grpc =
                     tokenmeter_admin::Grpc::new(prices, reprice, limits, status, upkeep, timeout);
                 routes.add_service(tuned!(AdminServiceServer::new(grpc), config));
@@ -241,12 +241,14 @@ fn add_services(
 }
 
 /// Profiles and limits, by request.
-fn limits(config: &Config, ledger: &Arc<dyn Ledger>, clock: &Clock) -> LimitAdmin {
+fn limits(config: &Config, ports: &Ports<'_>, clock: &Clock) -> LimitAdmin {
     let configured = Configured {
         zone: config.zone.clone(),
         retention_days: config.retention_days,
     };
-    LimitAdmin::new(Arc::clone(ledger), Arc::clone(clock), configured, None)
+    let (ledger, clock) = (Arc::clone(ports.ledger), Arc::clone(clock));
+    let standings = ports.admission.map(counters::standings);
+    LimitAdmin::new(ledger, clock, configured, standings)
 }
 
 /// What keeps the ledger in order, by request.

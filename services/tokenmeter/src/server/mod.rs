@@ -6,7 +6,6 @@ mod guard;
 mod health;
 mod jobs;
 pub(crate) mod ledger;
-mod limits;
 mod metrics;
 mod page;
 mod process;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokenmeter_admin::{
     Configured, JobAdmin, LimitAdmin, PriceAdmin, Probe, ReconcileAdmin, RepriceAdmin,
-    RetentionAdmin, RolloverAdmin, Standings, StatusAdmin, Upkeep,
+    RetentionAdmin, RolloverAdmin, StatusAdmin, Upkeep,
 };
 use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
@@ -35,7 +35,6 @@ use super::guard::GuardLayer;
 use super::health::{self, Health};
 use super::jobs;
 use super::ledger::{self, LedgerProbe, Opened};
-use super::limits::OfAdmission;
 use crate::config::{Config, ServeRole};
 
 /// Everything outside the network.
@@ -241,22 +240,15 @@ fn add_services(
     }
 }
 
-/// Profiles and limits, by request. Where this process admits no calls, it does not say how they stand.
+/// Profiles and limits, by request.
 fn limits(config: &Config, ports: &Ports<'_>, clock: &Clock) -> LimitAdmin {
     let configured = Configured {
         zone: config.zone.clone(),
         retention_days: config.retention_days,
     };
-    let standings = ports.admission.map(|admission| {
-        let standings: Arc<dyn Standings> = Arc::new(OfAdmission(Arc::clone(admission)));
-        standings
-    });
-    LimitAdmin::new(
-        Arc::clone(ports.ledger),
-        Arc::clone(clock),
-        configured,
-        standings,
-    )
+    let (ledger, clock) = (Arc::clone(ports.ledger), Arc::clone(clock));
+    let standings = ports.admission.map(counters::standings);
+    LimitAdmin::new(ledger, clock, configured, standings)
 }
 
 /// What keeps the ledger in order, by request.

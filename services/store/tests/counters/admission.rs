@@ -36,6 +36,7 @@ pub async fn all_or_nothing<S: Store>() {
     for tight in 0..roomy.len() {
         let mut rules = roomy.clone();
         let used = before[tight].held;
+        assert!(used > 0);
         rules[tight] = with(&roomy[tight], |limit| limit.amount = 2 * used - 1);
         let name = format!("tight {tight}");
         let (refusing, standings) = world.refused(&ask(&name, call(10, 5), &rules)).await;

@@ -204,12 +204,11 @@ impl Tenant {
         };
         // The first time, now or when something leaves the window, at which so much is there.
         let room = |wanted: i128| {
-            let closes = |part: &Part| window.closes(zoned, part.bucket_us);
-            let mut times: Vec<_> = parts.iter().filter_map(closes).collect();
-            times.push(now_us);
-            times.retain(|time_us| *time_us >= now_us);
-            times.sort_unstable();
-            times.into_iter().find(|time_us| {
+            let open_from = window.open_from(zoned, now_us);
+            let buckets = parts.iter().map(|part| part.bucket_us);
+            let open: BTreeSet<_> = buckets.filter(|bucket| *bucket >= open_from).collect();
+            let closes = open.into_iter().filter_map(|one| window.closes(zoned, one));
+            std::iter::once(now_us).chain(closes).find(|time_us| {
                 let (used, held) = at(*time_us);
                 used + held + wanted <= limit
             })

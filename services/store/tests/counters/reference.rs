@@ -12,7 +12,7 @@ use tokenmeter_model::limit::{Amounts, Enforcement, Window, Zoned};
 use tokenmeter_store::clock::Clock;
 use tokenmeter_store::counters::{
     Admission, Applied, Ask, Change, CounterKey, Counters, Delta, Error, Extend, Found, Hold,
-    HoldState, Known, Place, REMEMBERED_US, Rule, Seed, Seen, Standing,
+    HoldState, Known, MAX_EXTENSIONS, Place, REMEMBERED_US, Rule, Seed, Seen, Standing,
 };
 
 use super::Store;
@@ -456,6 +456,8 @@ fn extend(tenant: &mut Tenant, zoned: &Zoned, ask: &Extend, now_us: i64) -> Know
     let hold = one.hold.clone();
     let granted = (ask.request_id.clone(), ask.fingerprint, hold.clone());
     one.extensions.push(granted);
+    let forgotten = one.extensions.len().saturating_sub(MAX_EXTENSIONS);
+    one.extensions.drain(..forgotten);
     Known::Answer(Change::Changed {
         hold,
         standings: after(tenant, zoned, &ask.rules, now_us, before),

@@ -480,14 +480,20 @@ impl Tenant {
             true => sums.falls_to(calendar, metric, most(rule) - 1),
             false => calendar.closes(window, calendar.open_from(window)),
         };
-        let base = rule.base.of(metric);
+        let base = i128::from(rule.base.of(metric));
         Standing {
-            used: sums.total().used.of(metric).saturating_sub(base),
-            held: sums.total().held.of(metric),
+            used: within(sums.total().used.of(metric) - base),
+            held: within(sums.total().held.of(metric)),
             reset_us,
             ..nothing
         }
     }
+}
+
+/// A figure as far as 64 bits show it.
+fn within(figure: i128) -> i64 {
+    let nearest = if figure < 0 { i64::MIN } else { i64::MAX };
+    i64::try_from(figure).unwrap_or(nearest)
 }
 
 /// The most that a rule's counter may come to, used and held.

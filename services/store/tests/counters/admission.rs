@@ -147,10 +147,12 @@ pub async fn restricted_limits_count_what_they_cover<S: Store>() {
     let of_m = with(&all, |limit| limit.model = "m".into());
     let of_n = with(&all, |limit| limit.model = "n".into());
     let both = with(&of_p, |limit| limit.model = "n".into());
-    world.admitted(&ask("1", call(10, 1), &[all.clone()])).await;
+    world
+        .admitted(&ask("1", call(10, 1), std::slice::from_ref(&all)))
+        .await;
     let other = Ask {
         provider: "q".into(),
-        ..ask("2", call(20, 2), &[all.clone()])
+        ..ask("2", call(20, 2), std::slice::from_ref(&all))
     };
     world.admitted(&other).await;
     let mut delta = usage(T0, call(100, 10));

@@ -20,7 +20,7 @@ macro_rules! counters_suite {
                 usage_without_a_hold_counts, a_settlement_repeats_without_effect,
                 a_release_gives_everything_back, a_hold_expires_by_itself, what_expired_makes_room,
                 usage_after_the_end_counts, an_extension_is_granted_whole, less_is_always_granted,
-                extensions_repeat_without_effect, an_extension_moves_the_end, a_void_gives_back,
+                extensions_repeat_without_effect, an_extension_moves_the_end, extensions_are_bounded, a_void_gives_back,
                 a_reprice_counts_the_difference, holds_survive_a_restart,
                 a_crash_before_settlement_heals);
             counters_suite!($store: folding: a_cold_counter_is_named_and_seeded,

@@ -3,15 +3,17 @@
 // Not `required-features`, with which `cargo test --test '*'` fails where the feature is off.
 #![cfg(feature = "planted-faults")]
 // A test binary has no outside, may stop, and runs a part of the suite only.
-#![allow(unreachable_pub, clippy::unwrap_used, dead_code)]
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, dead_code)]
 
 mod backends;
 mod conformance;
+mod counters;
 mod nodes;
 
 use backends::{
     open_postgres, open_sqlite, reopen_postgres, reopen_sqlite, stall_postgres, stall_sqlite,
 };
+use counters::memory::InMemory;
 use tokenmeter_store::fault::{Planted, plant};
 use tokenmeter_test_postgres::shared;
 
@@ -112,11 +114,40 @@ fn turn_the_log_of_many_nodes_red() {
     });
 }
 
+/// The protocol of counters, against the faults that break it: one test of the rule, and what finds it by
+/// chance.
+fn turn_counters_red() {
+    turns_red(Planted::HoldNothing, || {
+        counters::admission::all_or_nothing::<InMemory>()
+    });
+    turns_red_alone(
+        Planted::HoldNothing,
+        counters::hammer::no_overspend::<InMemory>,
+    );
+    turns_red(Planted::ForgetHolds, || {
+        counters::holds::holds_survive_a_restart::<InMemory>()
+    });
+    turns_red(Planted::CountTwice, || {
+        counters::folding::counters_equal_ledger::<InMemory>()
+    });
+    for fault in [
+        Planted::HoldNothing,
+        Planted::ForgetHolds,
+        Planted::CountTwice,
+    ] {
+        turns_red_alone(
+            fault,
+            counters::random::random_steps_answer_as_the_reference::<InMemory>,
+        );
+    }
+}
+
 // One test, because faults are planted in the whole process.
 #[test]
 fn invariants_turn_red_against_planted_faults() {
     // The failures are wanted; their backtraces are not.
     std::panic::set_hook(Box::new(|panic| eprintln!("  {panic}")));
+    turn_counters_red();
     turn_red!(open_sqlite, reopen_sqlite, stall_sqlite);
     turn_red!(open_postgres, reopen_postgres, stall_postgres);
     turn_the_log_of_many_nodes_red();

@@ -36,6 +36,7 @@ pub async fn all_or_nothing<S: Store>() {
     for tight in 0..roomy.len() {
         let mut rules = roomy.clone();
         let used = before[tight].held;
+        assert!(used > 0);
         rules[tight] = with(&roomy[tight], |limit| limit.amount = 2 * used - 1);
         let name = format!("tight {tight}");
         let (refusing, standings) = world.refused(&ask(&name, call(10, 5), &rules)).await;
@@ -146,10 +147,12 @@ pub async fn restricted_limits_count_what_they_cover<S: Store>() {
     let of_m = with(&all, |limit| limit.model = "m".into());
     let of_n = with(&all, |limit| limit.model = "n".into());
     let both = with(&of_p, |limit| limit.model = "n".into());
-    world.admitted(&ask("1", call(10, 1), &[all.clone()])).await;
+    world
+        .admitted(&ask("1", call(10, 1), std::slice::from_ref(&all)))
+        .await;
     let other = Ask {
         provider: "q".into(),
-        ..ask("2", call(20, 2), &[all.clone()])
+        ..ask("2", call(20, 2), std::slice::from_ref(&all))
     };
     world.admitted(&other).await;
     let mut delta = usage(T0, call(100, 10));

@@ -2,7 +2,7 @@
 
 use tokenmeter_model::limit::{Amounts, Metric, Scope, Window};
 use tokenmeter_store::counters::{
-    Admission, Change, Counters as _, Delta, Found, Hold, HoldState, Rule,
+    Admission, Change, Counters as _, Delta, Found, Hold, HoldState, MAX_EXTENSIONS, Rule,
 };
 
 use super::world::{World, settling, usage, void};
@@ -298,6 +298,29 @@ pub async fn an_extension_moves_the_end<S: Store>() {
     };
     let change = world.extend("x", &nobody, None, None, &rules()).await;
     assert_eq!(change, Change::NotFound);
+}
+
+/// The newest extensions are remembered, so many and no more.
+pub async fn extensions_are_bounded<S: Store>() {
+    let world = World::<S>::new().await;
+    let roomy = [per_month(10_000)];
+    let hold = world.admitted(&ask("1", call(1, 0), &roomy)).await;
+    let count = i64::try_from(MAX_EXTENSIONS).unwrap() + 20;
+    let extend = async |n: i64| {
+        let name = format!("x{n}");
+        let change = world.extend(&name, &hold, Some(call(n, 0)), None, &roomy);
+        changed(change.await).amounts
+    };
+    for n in 1..=count {
+        extend(n).await;
+    }
+    for n in [21, count - 1] {
+        assert_eq!(extend(n).await, call(n, 0));
+        assert_eq!(world.figures(&roomy[0]).await, (0, count), "a repeat");
+    }
+    // One that is forgotten is asked anew.
+    assert_eq!(extend(1).await, call(1, 0));
+    assert_eq!(world.figures(&roomy[0]).await, (0, 1));
 }
 
 /// A void gives back what its event used, and nothing of a hold.

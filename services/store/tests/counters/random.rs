@@ -2,223 +2,27 @@
 //! Whether too much was granted is judged from the steps' own log, not from any counter.
 
 mod judge;
+mod steps;
 
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
-use tokenmeter_model::limit::{Amounts, Enforcement, Metric, Scope, Window, Zoned};
+use tokenmeter_model::limit::Zoned;
 use tokenmeter_model::zone::Zone;
 use tokenmeter_store::counters::{
-    Admission, Ask, Change, CounterKey, Counters as _, Delta, Extend, Hold, Known, Owner, Place,
-    Rule, Seed, Seen,
+    Admission, Ask, Change, CounterKey, Counters as _, Delta, Extend, Hold, Known, Place, Rule,
+    Seed, Seen,
 };
 
 use self::judge::Judge;
+use self::steps::{Call, LIVES, PASSES, PASTS, Step, ZONES, pick, rules, size, step, who};
 use super::reference::{OnPaper, Reference};
-use super::world::{World, settling, usage, void};
-use super::{
-    DAY, HOUR, MINUTE, SECOND, Store, ask, call, fingerprint, per_minute, per_month, rule, with,
-};
+use super::world::{World, settling, void};
+use super::{HOUR, Store, ask, fingerprint};
 
 /// How often a step is tried until its counters are known: a seed on its way can be too old.
 const TRIES: u32 = 3;
 /// Sequences that one run tries.
 const CASES: u32 = 256;
-
-/// One step. Numbers choose among what there is, and wrap around.
-#[derive(Debug, Clone)]
-enum Step {
-    /// Asks for a call; request names repeat, so that some are replays and some are conflicts.
-    Admit {
-        request: u8,
-        call: Call,
-        dry_run: bool,
-    },
-    Extend {
-        request: u8,
-        hold: u8,
-        size: Option<u8>,
-        life: Option<u8>,
-        rules: u8,
-    },
-    Release {
-        hold: u8,
-        rules: u8,
-    },
-    /// Records an event, of a hold or of none; if not told, only the sweeper will find it.
-    Record {
-        hold: Option<u8>,
-        call: Call,
-        past: u8,
-        told: bool,
-    },
-    /// Records an estimate of a tool.
-    Tool(Call),
-    /// Begins to record, and does not commit yet.
-    Begin(Call),
-    /// Commits what was begun.
-    Commit {
-        begun: u8,
-        told: bool,
-    },
-    Void {
-        event: u8,
-        told: bool,
-    },
-    /// Tells of a change again.
-    Repeat(u8),
-    /// Asks how rules stand.
-    Look {
-        call: Call,
-    },
-    /// Counters are seeded from a snapshot that was taken when they were found cold.
-    Seed(u8),
-    Sweep,
-    Expire,
-    Pass(u8),
-    Zone(u8),
-    Crash,
-}
-
-/// Whose call, how large, by which rules, and whether what is cold is seeded at once.
-#[derive(Debug, Clone)]
-struct Call {
-    owner: u8,
-    model: u8,
-    size: u8,
-    life: u8,
-    rules: u8,
-    warm: bool,
-}
-
-const SIZES: [(i64, i64); 5] = [(1, 1), (10, 5), (40, 20), (100, 0), (0, 30)];
-const LIVES: [i64; 4] = [SECOND, 40 * SECOND, 10 * MINUTE, 25 * HOUR];
-const PASSES: [i64; 8] = [
-    1,
-    300_007,
-    SECOND,
-    20 * SECOND,
-    61 * SECOND,
-    10 * MINUTE,
-    HOUR,
-    DAY,
-];
-const PASTS: [i64; 5] = [0, 30 * SECOND, 50 * MINUTE, 13 * HOUR, 20 * DAY];
-const ZONES: [&str; 3] = ["UTC", "Asia/Kolkata", "America/New_York"];
-
-fn pick<T>(from: &[T], n: u8) -> Option<&T> {
-    from.get(usize::from(n) % from.len().max(1))
-}
-
-fn size(n: u8) -> Amounts {
-    let (input, output) = SIZES[usize::from(n) % SIZES.len()];
-    call(input, output)
-}
-
-fn who(n: u8) -> Owner {
-    let [user, team, session, key] = [
-        ["u", "t", "s", "k"],
-        ["v", "t", "", "k"],
-        ["u", "x", "r", ""],
-    ][usize::from(n) % 3];
-    Owner {
-        user_id: user.into(),
-        team_id: team.into(),
-        session_id: session.into(),
-        api_key_id: key.into(),
-    }
-}
-
-/// The rules of an owner that a mask chooses, as far as they cover the model.
-fn rules(owner: &Owner, model: &str, mask: u8) -> Vec<Rule> {
-    let tokens = Metric::TotalTokens;
-    let of_m = with(
-        &rule(Scope::User, Metric::InputTokens, Window::Day, 150),
-        |limit| {
-            limit.model = "m".into();
-        },
-    );
-    let key = rule(Scope::ApiKey, Metric::OutputTokens, Window::Minute, 60);
-    let all = [
-        rule(Scope::Tenant, Metric::Cost, Window::Day, 5_000),
-        rule(Scope::Team, tokens, Window::Hour, 250),
-        per_minute(5),
-        per_month(300),
-        of_m,
-        rule(Scope::User, tokens, Window::Request, 90),
-        Rule {
-            base: call(10, 0),
-            ..rule(Scope::Session, tokens, Window::Budget, 400)
-        },
-        with(&key, |limit| limit.enforcement = Enforcement::RecordOverage),
-    ];
-    let chosen = all.into_iter().enumerate();
-    let chosen = chosen.filter(|(n, rule)| mask >> n & 1 == 1 && rule.limit.covers("p", model));
-    chosen
-        .filter_map(|(_, rule)| {
-            let subject = owner.subject(rule.limit.scope)?.into();
-            Some(Rule { subject, ..rule })
-        })
-        .collect()
-}
-
-impl Call {
-    fn rules(&self) -> Vec<Rule> {
-        rules(&who(self.owner), self.model(), self.rules)
-    }
-
-    fn model(&self) -> &'static str {
-        ["m", "n"][usize::from(self.model) % 2]
-    }
-
-    fn usage(&self, charge_time_us: i64) -> Delta {
-        Delta {
-            owner: who(self.owner),
-            lines: vec![(self.model().into(), size(self.size))],
-            ..usage(charge_time_us, Amounts::ZERO)
-        }
-    }
-}
-
-fn any_call() -> impl Strategy<Value = Call> {
-    let what = (0..3_u8, 0..2_u8, 0..5_u8, 0..4_u8, any::<u8>());
-    (what, prop::bool::weighted(0.8)).prop_map(|((owner, model, size, life, rules), warm)| Call {
-        owner,
-        model,
-        size,
-        life,
-        rules,
-        warm,
-    })
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let told = || prop::bool::weighted(0.7);
-    let small = || any::<u8>();
-    let maybe = || prop::option::of(any::<u8>());
-    prop_oneof![
-        8 => (0..12_u8, any_call(), prop::bool::weighted(0.1))
-            .prop_map(|(request, call, dry_run)| Step::Admit { request, call, dry_run }),
-        3 => (0..4_u8, small(), maybe(), maybe(), small())
-            .prop_map(|(request, hold, size, life, rules)| {
-                Step::Extend { request, hold, size, life, rules }
-            }),
-        2 => (small(), small()).prop_map(|(hold, rules)| Step::Release { hold, rules }),
-        6 => (maybe(), any_call(), 0..5_u8, told())
-            .prop_map(|(hold, call, past, told)| Step::Record { hold, call, past, told }),
-        1 => any_call().prop_map(Step::Tool),
-        1 => any_call().prop_map(Step::Begin),
-        2 => (small(), told()).prop_map(|(begun, told)| Step::Commit { begun, told }),
-        2 => (small(), told()).prop_map(|(event, told)| Step::Void { event, told }),
-        2 => small().prop_map(Step::Repeat),
-        2 => any_call().prop_map(|call| Step::Look { call }),
-        3 => small().prop_map(Step::Seed),
-        3 => Just(Step::Sweep),
-        1 => Just(Step::Expire),
-        4 => (0..8_u8).prop_map(Step::Pass),
-        1 => (0..6_u8).prop_map(Step::Zone),
-        2 => Just(Step::Crash),
-    ]
-}
 
 /// A backend and the reference side by side, on one ledger and one clock.
 struct Pair<S: Store> {

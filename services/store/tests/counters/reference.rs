@@ -2,13 +2,15 @@
 //! out: every figure is added up anew from the seeds, the changes that were told and the holds. A crash
 //! leaves what the journal has, which is the holds and how far the log was swept.
 
+mod decisions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tokenmeter_model::fingerprint::Fingerprint;
 use tokenmeter_model::id::TenantId;
-use tokenmeter_model::limit::{Amounts, Enforcement, Window, Zoned};
+use tokenmeter_model::limit::{Amounts, Window, Zoned};
 use tokenmeter_store::clock::Clock;
 use tokenmeter_store::counters::{
     Admission, Applied, Ask, Change, CounterKey, Counters, Delta, Error, Extend, Found, Hold,
@@ -81,7 +83,7 @@ struct Counter {
     /// the snapshot on its way has it.
     doubtful: bool,
     /// None while it is being seeded; then its sums, what they contain, and how many changes had been told by then.
-    seed: Option<(Vec<(i64, Amounts)>, Seen, usize)>,
+    seed: Option<Sums>,
 }
 
 impl Counter {
@@ -96,6 +98,10 @@ impl Counter {
         swept.is_none_or(has_swept) && told.all(|delta| seen.contains(delta.position))
     }
 }
+
+/// What a counter began with: its sums by bucket, what they contain, and how many changes had been told
+/// by then.
+type Sums = (Vec<(i64, Amounts)>, Seen, usize);
 
 /// What is charged in one bucket of a window, in one metric.
 struct Part {
@@ -204,12 +210,11 @@ impl Tenant {
         };
         // The first time, now or when something leaves the window, at which so much is there.
         let room = |wanted: i128| {
-            let closes = |part: &Part| window.closes(zoned, part.bucket_us);
-            let mut times: Vec<_> = parts.iter().filter_map(closes).collect();
-            times.push(now_us);
-            times.retain(|time_us| *time_us >= now_us);
-            times.sort_unstable();
-            times.into_iter().find(|time_us| {
+            let open_from = window.open_from(zoned, now_us);
+            let buckets = parts.iter().map(|part| part.bucket_us);
+            let open: BTreeSet<_> = buckets.filter(|bucket| *bucket >= open_from).collect();
+            let closes = open.into_iter().filter_map(|one| window.closes(zoned, one));
+            std::iter::once(now_us).chain(closes).find(|time_us| {
                 let (used, held) = at(*time_us);
                 used + held + wanted <= limit
             })
@@ -292,13 +297,6 @@ fn holds_in(key: &CounterKey, hold: &Hold) -> bool {
         && (key.model.is_empty() || *key.model == *hold.model)
 }
 
-/// The first blocking rule that does not fit.
-fn refusing(rules: &[Rule], standings: &[Standing]) -> Option<usize> {
-    rules.iter().zip(standings).position(|(rule, standing)| {
-        standing.exceeded && rule.limit.enforcement == Enforcement::Block
-    })
-}
-
 impl Reference {
     /// One step of a tenant; whatever is over ends first.
     fn step<T>(&self, tenant: &TenantId, step: impl FnOnce(&mut Tenant, i64) -> T) -> T {
@@ -331,179 +329,17 @@ impl Reference {
     }
 }
 
-/// Decides about a call.
-fn admit(tenant: &mut Tenant, zoned: &Zoned, ask: &Ask, now_us: i64) -> Known<Admission> {
-    let mut earlier = tenant.holds.iter();
-    let earlier = earlier.find(|one| one.request_id == ask.request_id && !ask.dry_run);
-    let earlier = earlier.map(|one| (one.fingerprint, one.hold.clone()));
-    if let Some((fingerprint, _)) = &earlier
-        && *fingerprint != ask.fingerprint
-    {
-        return Known::Answer(Admission::RequestConflict);
-    }
-    let cold = tenant.cold(zoned, &ask.rules);
-    if !cold.is_empty() {
-        return Known::Cold(cold);
-    }
-    if let Some((_, hold)) = earlier {
-        return Known::Answer(Admission::Admitted {
-            hold,
-            replayed: true,
-            standings: tenant.standings(zoned, &ask.rules, now_us, None),
-        });
-    }
-    let before = tenant.standings(zoned, &ask.rules, now_us, Some(&ask.amounts));
-    if let Some(rule) = refusing(&ask.rules, &before) {
-        return Known::Answer(Admission::Refused {
-            rule,
-            standings: before,
-        });
-    }
-    let hold = Hold {
-        reservation_id: ask.reservation_id.clone(),
-        owner: ask.owner.clone(),
-        provider: ask.provider.clone(),
-        model: ask.model.clone(),
-        price_version: ask.price_version,
-        amounts: ask.amounts,
-        state: HoldState::Active,
-        admit_us: now_us,
-        expire_us: now_us + ask.life_us,
-        event_id: String::new(),
-    };
-    if !ask.dry_run {
-        tenant.holds.push(Reserved {
-            request_id: ask.request_id.clone(),
-            fingerprint: ask.fingerprint,
-            hold: hold.clone(),
-            ended_us: None,
-            extensions: Vec::new(),
-        });
-    }
-    Known::Answer(Admission::Admitted {
-        hold,
-        replayed: false,
-        standings: after(tenant, zoned, &ask.rules, now_us, before),
-    })
-}
-
-/// How rules stand after a grant, with what was found before it: whether it fitted, and when it can.
-fn after(
-    tenant: &Tenant,
-    zoned: &Zoned,
-    rules: &[Rule],
-    now_us: i64,
-    before: Vec<Standing>,
-) -> Vec<Standing> {
-    let now = tenant.standings(zoned, rules, now_us, None);
-    let both = now.into_iter().zip(before);
-    both.map(|(now, before)| Standing {
-        exceeded: before.exceeded,
-        retry_us: before.retry_us,
-        ..now
-    })
-    .collect()
-}
-
-/// Sets a hold to another size or life.
-fn extend(tenant: &mut Tenant, zoned: &Zoned, ask: &Extend, now_us: i64) -> Known<Change> {
-    let Some(one) = tenant.find(&ask.reservation_id) else {
-        return Known::Answer(Change::NotFound);
-    };
-    let hold = one.hold.clone();
-    let mut granted = one.extensions.iter();
-    let granted = granted.find(|(request_id, ..)| *request_id == ask.request_id);
-    let granted = granted.map(|(_, fingerprint, hold)| (*fingerprint, hold.clone()));
-    match &granted {
-        Some((fingerprint, _)) if *fingerprint != ask.fingerprint => {
-            return Known::Answer(Change::RequestConflict);
-        }
-        None if hold.state != HoldState::Active => return Known::Answer(Change::Ended(hold)),
-        _ => {}
-    }
-    let cold = tenant.cold(zoned, &ask.rules);
-    if !cold.is_empty() {
-        return Known::Cold(cold);
-    }
-    if let Some((_, hold)) = granted {
-        return Known::Answer(Change::Changed {
-            hold,
-            standings: tenant.standings(zoned, &ask.rules, now_us, None),
-        });
-    }
-    let wanted = ask.amounts.unwrap_or(hold.amounts);
-    let more = |rule: &Rule| {
-        let metric = rule.limit.metric;
-        let more = wanted.of(metric) - hold.amounts.of(metric);
-        // A single request is as large as it is then, and not by how much it grew.
-        let asked = match rule.limit.window {
-            Window::Request => wanted.of(metric),
-            _ => more,
-        };
-        let asked = (more > 0).then_some(asked);
-        tenant.standing(zoned, rule, now_us, asked)
-    };
-    let before: Vec<_> = ask.rules.iter().map(more).collect();
-    if let Some(rule) = refusing(&ask.rules, &before) {
-        return Known::Answer(Change::Refused {
-            hold,
-            rule,
-            standings: before,
-        });
-    }
-    let one = tenant.find(&ask.reservation_id).expect("found above");
-    one.hold.amounts = wanted;
-    one.hold.expire_us = ask.life_us.map_or(hold.expire_us, |life| now_us + life);
-    let hold = one.hold.clone();
-    let granted = (ask.request_id.clone(), ask.fingerprint, hold.clone());
-    one.extensions.push(granted);
-    Known::Answer(Change::Changed {
-        hold,
-        standings: after(tenant, zoned, &ask.rules, now_us, before),
-    })
-}
-
-/// Ends a hold whose call did not run.
-fn release(
-    tenant: &mut Tenant,
-    zoned: &Zoned,
-    reservation_id: &str,
-    rules: &[Rule],
-    now_us: i64,
-) -> Known<Change> {
-    match tenant.find(reservation_id).map(|one| one.hold.clone()) {
-        None => return Known::Answer(Change::NotFound),
-        Some(hold) if hold.state == HoldState::Settled => {
-            return Known::Answer(Change::Ended(hold));
-        }
-        Some(_) => {}
-    }
-    let cold = tenant.cold(zoned, rules);
-    if !cold.is_empty() {
-        return Known::Cold(cold);
-    }
-    let one = tenant.find(reservation_id).expect("found above");
-    if one.hold.state == HoldState::Active {
-        one.hold.state = HoldState::Released;
-        one.ended_us = Some(now_us);
-    }
-    Known::Answer(Change::Changed {
-        hold: one.hold.clone(),
-        standings: tenant.standings(zoned, rules, now_us, None),
-    })
-}
-
 #[async_trait]
 impl Counters for Reference {
     async fn admit(&self, place: Place<'_>, ask: &Ask) -> Result<Known<Admission>, Error> {
         Ok(self.step_at(place, |tenant, now_us| {
-            admit(tenant, place.zoned, ask, now_us)
+            decisions::admit(tenant, place.zoned, ask, now_us)
         }))
     }
 
     async fn extend(&self, place: Place<'_>, ask: &Extend) -> Result<Known<Change>, Error> {
         Ok(self.step_at(place, |tenant, now_us| {
-            extend(tenant, place.zoned, ask, now_us)
+            decisions::extend(tenant, place.zoned, ask, now_us)
         }))
     }
 
@@ -514,7 +350,7 @@ impl Counters for Reference {
         rules: &[Rule],
     ) -> Result<Known<Change>, Error> {
         Ok(self.step_at(place, |tenant, now_us| {
-            release(tenant, place.zoned, reservation_id, rules, now_us)
+            decisions::release(tenant, place.zoned, reservation_id, rules, now_us)
         }))
     }
 

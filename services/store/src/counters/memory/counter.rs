@@ -96,7 +96,7 @@ impl Counter {
             State::Known { sums, seen } => {
                 if fresh && (delta.tool || !seen.contains(delta.position)) {
                     sums.tick(calendar);
-                    sums.add(calendar, delta.charge_time_us, &Load::used(sum));
+                    sums.add(calendar, delta.charge_time_us, &Load::used(&sum));
                 }
                 true
             }
@@ -133,11 +133,11 @@ impl Counter {
         }
         let mut sums = Sums::new(self.window, calendar);
         for (start, used) in &seed.buckets {
-            sums.add_to(*start, &Load::used(*used));
+            sums.add_to(*start, &Load::used(used));
         }
         for (position, (charge_time_us, used)) in std::mem::take(waiting) {
             if !seen.contains(position) {
-                sums.add(calendar, charge_time_us, &Load::used(used));
+                sums.add(calendar, charge_time_us, &Load::used(&used));
             }
         }
         self.state = State::Known {

@@ -28,16 +28,15 @@ struct Subject {
 
 impl Subject {
     /// Reserves more, or less, in the counters in which a hold counts.
-    fn reserve(&mut self, calendar: &Calendar, hold: &Hold, more: &Amounts) {
+    fn reserve(&mut self, calendar: &Calendar, hold: &Hold, load: &Load) {
         if is_planted(Planted::HoldNothing) {
             return;
         }
-        let load = Load::held(*more);
         for counter in &mut self.counters {
             if counter.covers(&hold.provider, &hold.model)
                 && let Some(sums) = counter.sums(calendar)
             {
-                sums.add(calendar, hold.admit_us, &load);
+                sums.add(calendar, hold.admit_us, load);
             }
         }
     }
@@ -134,7 +133,7 @@ impl Subjects {
             if counter.covers(&hold.provider, &hold.model)
                 && let Some(sums) = counter.sums(&self.calendar)
             {
-                sums.add(&self.calendar, hold.admit_us, &Load::held(hold.amounts));
+                sums.add(&self.calendar, hold.admit_us, &Load::held(&hold.amounts));
             }
         }
     }
@@ -156,12 +155,13 @@ impl Subjects {
 
     /// Reserves what a new hold holds.
     pub(super) fn hold(&mut self, id: u64, hold: &Hold) {
+        let load = Load::held(&hold.amounts);
         for (scope, name) in subjects_of(&hold.owner) {
             let subjects = &mut self.by_scope[scope as usize];
             // Most are there already, so that nothing has to be copied.
             if let Some(subject) = subjects.get_mut(name) {
                 subject.holds.insert(id);
-                subject.reserve(&self.calendar, hold, &hold.amounts);
+                subject.reserve(&self.calendar, hold, &load);
             } else {
                 subjects.entry(name.into()).or_default().holds.insert(id);
             }
@@ -170,16 +170,17 @@ impl Subjects {
 
     /// Reserves more, or less, for a hold.
     pub(super) fn resize(&mut self, hold: &Hold, more: &Amounts) {
+        let load = Load::held(more);
         for (scope, name) in subjects_of(&hold.owner) {
             if let Some(subject) = self.by_scope[scope as usize].get_mut(name) {
-                subject.reserve(&self.calendar, hold, more);
+                subject.reserve(&self.calendar, hold, &load);
             }
         }
     }
 
     /// Gives back what a hold reserved.
     pub(super) fn give_back(&mut self, id: u64, hold: &Hold) {
-        let back = Amounts::ZERO.minus(&hold.amounts);
+        let back = Load::given_back(&hold.amounts);
         for (scope, name) in subjects_of(&hold.owner) {
             let subjects = &mut self.by_scope[scope as usize];
             let Some(subject) = subjects.get_mut(name) else {

@@ -9,45 +9,100 @@ use tokenmeter_model::limit::{Amounts, Metric, Window};
 
 use super::calendar::Calendar;
 
+/// A sum in every metric, beyond what 64 bits hold: what passed them comes back exactly.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sum {
+    requests: i128,
+    input: i128,
+    uncached_input: i128,
+    output: i128,
+    cost_nano_usd: i128,
+}
+
+impl Sum {
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.input += other.input;
+        self.uncached_input += other.uncached_input;
+        self.output += other.output;
+        self.cost_nano_usd += other.cost_nano_usd;
+    }
+
+    fn subtract(&mut self, other: &Self) {
+        self.requests -= other.requests;
+        self.input -= other.input;
+        self.uncached_input -= other.uncached_input;
+        self.output -= other.output;
+        self.cost_nano_usd -= other.cost_nano_usd;
+    }
+
+    /// The sum in one metric.
+    pub(super) fn of(&self, metric: Metric) -> i128 {
+        match metric {
+            Metric::Requests => self.requests,
+            Metric::InputTokens => self.input,
+            Metric::UncachedInputTokens => self.uncached_input,
+            Metric::OutputTokens => self.output,
+            Metric::TotalTokens => self.input + self.output,
+            Metric::Cost => self.cost_nano_usd,
+        }
+    }
+}
+
+impl From<&Amounts> for Sum {
+    fn from(amounts: &Amounts) -> Self {
+        Self {
+            requests: amounts.requests.into(),
+            input: amounts.input.into(),
+            uncached_input: amounts.uncached_input.into(),
+            output: amounts.output.into(),
+            cost_nano_usd: amounts.cost_nano_usd.into(),
+        }
+    }
+}
+
 /// What is settled, and what calls in flight reserve.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Load {
-    pub(super) used: Amounts,
-    pub(super) held: Amounts,
+    pub(super) used: Sum,
+    pub(super) held: Sum,
 }
 
 impl Load {
-    pub(super) fn used(used: Amounts) -> Self {
+    pub(super) fn used(used: &Amounts) -> Self {
         Self {
-            used,
-            held: Amounts::ZERO,
+            used: used.into(),
+            held: Sum::default(),
         }
     }
 
-    pub(super) fn held(held: Amounts) -> Self {
+    pub(super) fn held(held: &Amounts) -> Self {
         Self {
-            used: Amounts::ZERO,
-            held,
+            used: Sum::default(),
+            held: held.into(),
         }
     }
 
-    fn plus(&self, other: &Self) -> Self {
-        Self {
-            used: self.used.plus(&other.used),
-            held: self.held.plus(&other.held),
-        }
+    /// What was held before.
+    pub(super) fn given_back(held: &Amounts) -> Self {
+        let mut load = Self::default();
+        load.held.subtract(&held.into());
+        load
     }
 
-    fn minus(&self, other: &Self) -> Self {
-        Self {
-            used: self.used.minus(&other.used),
-            held: self.held.minus(&other.held),
-        }
+    fn add(&mut self, other: &Self) {
+        self.used.add(&other.used);
+        self.held.add(&other.held);
     }
 
-    /// Both in one metric, beyond what 64 bits hold.
+    fn subtract(&mut self, other: &Self) {
+        self.used.subtract(&other.used);
+        self.held.subtract(&other.held);
+    }
+
+    /// Both in one metric.
     pub(super) fn of(&self, metric: Metric) -> i128 {
-        i128::from(self.used.of(metric)) + i128::from(self.held.of(metric))
+        self.used.of(metric) + self.held.of(metric)
     }
 }
 
@@ -79,7 +134,7 @@ impl Sums {
             if *start >= self.open_from {
                 return;
             }
-            self.total = self.total.minus(load);
+            self.total.subtract(load);
             self.buckets.pop_front();
         }
     }
@@ -94,12 +149,12 @@ impl Sums {
         if start < self.open_from {
             return;
         }
-        self.total = self.total.plus(load);
+        self.total.add(load);
         match self.buckets.back_mut() {
-            Some((last, sum)) if *last == start => *sum = sum.plus(load),
+            Some((last, sum)) if *last == start => sum.add(load),
             Some((last, _)) if *last > start => {
                 match self.buckets.binary_search_by_key(&start, |(at, _)| *at) {
-                    Ok(place) => self.buckets[place].1 = self.buckets[place].1.plus(load),
+                    Ok(place) => self.buckets[place].1.add(load),
                     Err(place) => self.buckets.insert(place, (start, *load)),
                 }
             }
@@ -127,5 +182,71 @@ impl Sums {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokenmeter_model::limit::Zoned;
+    use tokenmeter_model::zone::Zone;
+
+    use super::*;
+
+    const SECOND_US: i64 = 1_000_000;
+    const START_US: i64 = 1_800_000_000 * SECOND_US;
+
+    fn requests(requests: i64) -> Load {
+        Load::used(&Amounts {
+            requests,
+            ..Amounts::ZERO
+        })
+    }
+
+    #[test]
+    fn buckets_leave_one_by_one_and_the_total_with_them() {
+        let mut calendar = Calendar::new(&Zoned::always(Zone::utc()), START_US + 10 * SECOND_US);
+        let mut sums = Sums::new(Window::Minute, &calendar);
+        // Told out of order, and one of them too late.
+        for (second, count) in [(5, 1), (3, 2), (9, 4), (5, 8), (-60, 16)] {
+            let charge_time_us = START_US + second * SECOND_US + 1;
+            sums.add(&calendar, charge_time_us, &requests(count));
+        }
+        let total = |sums: &Sums| sums.total().of(Metric::Requests);
+        assert_eq!(total(&sums), 15);
+        let falls_to = |sums: &Sums, calendar: &Calendar, most| {
+            let at_us = sums.falls_to(calendar, Metric::Requests, most);
+            at_us.map(|at_us| (at_us - START_US) / SECOND_US)
+        };
+        // A part leaves when its last instant is a minute ago.
+        for (most, second) in [
+            (15, 10),
+            (14, 64),
+            (13, 64),
+            (12, 66),
+            (4, 66),
+            (3, 70),
+            (0, 70),
+        ] {
+            assert_eq!(falls_to(&sums, &calendar, most), Some(second), "{most}");
+        }
+        assert_eq!(falls_to(&sums, &calendar, -1), None);
+        for (second, rest) in [(63, 15), (64, 13), (65, 13), (66, 4), (70, 0)] {
+            calendar.tick(START_US + second * SECOND_US);
+            sums.tick(&calendar);
+            assert_eq!(total(&sums), rest, "{second}");
+        }
+        assert!(sums.buckets.is_empty());
+    }
+
+    #[test]
+    fn what_never_leaves_never_makes_room() {
+        let calendar = Calendar::new(&Zoned::always(Zone::utc()), START_US);
+        let mut sums = Sums::new(Window::Session, &calendar);
+        sums.add(&calendar, 0, &requests(7));
+        assert_eq!(
+            sums.falls_to(&calendar, Metric::Requests, 7),
+            Some(START_US)
+        );
+        assert_eq!(sums.falls_to(&calendar, Metric::Requests, 6), None);
     }
 }

@@ -1,5 +1,7 @@
 //! Steps of one tenant, on a clock that stands still unless it is set.
 
+mod journal;
+
 use std::sync::atomic::AtomicI64;
 
 use tokenmeter_model::limit::{Amounts, Enforcement, Limit, Metric, Scope, Window, Zoned};
@@ -13,20 +15,20 @@ const SECOND_US: i64 = 1_000_000;
 const NOON_US: i64 = 1_773_576_000 * SECOND_US;
 
 /// Counters with a clock to set, and one tenant.
-pub(super) struct Bench {
-    pub(super) counters: Memory,
-    pub(super) clock: Arc<AtomicI64>,
+struct Bench {
+    counters: Memory,
+    clock: Arc<AtomicI64>,
     tenant: TenantId,
     zoned: Zoned,
-    pub(super) position: i64,
+    position: i64,
 }
 
 impl Bench {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self::on(|clock| Memory::open(None, clock).unwrap())
     }
 
-    pub(super) fn on(open: impl FnOnce(Clock) -> Memory) -> Self {
+    fn on(open: impl FnOnce(Clock) -> Memory) -> Self {
         let clock = Arc::new(AtomicI64::new(NOON_US));
         let read = Arc::clone(&clock);
         Self {
@@ -38,7 +40,7 @@ impl Bench {
         }
     }
 
-    pub(super) fn place(&self) -> Place<'_> {
+    fn place(&self) -> Place<'_> {
         Place {
             tenant: &self.tenant,
             zoned: &self.zoned,
@@ -46,12 +48,12 @@ impl Bench {
         }
     }
 
-    pub(super) fn later(&self, seconds: i64) {
+    fn later(&self, seconds: i64) {
         self.clock.fetch_add(seconds * SECOND_US, Ordering::Relaxed);
     }
 
     /// Seeds what is cold with nothing.
-    pub(super) async fn warm(&self, rules: &[Rule]) {
+    async fn warm(&self, rules: &[Rule]) {
         if let Known::Cold(keys) = self.counters.standings(self.place(), rules).await.unwrap() {
             let seed = |key| Seed {
                 key,
@@ -66,27 +68,27 @@ impl Bench {
         }
     }
 
-    pub(super) async fn admit(&self, ask: &Ask) -> Admission {
+    async fn admit(&self, ask: &Ask) -> Admission {
         match self.counters.admit(self.place(), ask).await.unwrap() {
             Known::Answer(answer) => answer,
             Known::Cold(keys) => panic!("cold: {keys:?}"),
         }
     }
 
-    pub(super) async fn apply(&self, delta: &Delta, rules: &Arc<[Rule]>) -> Applied {
+    async fn apply(&self, delta: &Delta, rules: &Arc<[Rule]>) -> Applied {
         let deltas = [(delta.clone(), Arc::clone(rules))];
         let applied = self.counters.apply(self.place(), &deltas).await.unwrap();
         applied.into_iter().next().unwrap()
     }
 
     /// Where the hold of a request stands.
-    pub(super) async fn state(&self, name: &str) -> Option<HoldState> {
+    async fn state(&self, name: &str) -> Option<HoldState> {
         let reservation = format!("hold-{name}");
         let hold = self.counters.hold(&self.tenant, &reservation);
         hold.await.unwrap().map(|hold| hold.state)
     }
 
-    pub(super) async fn standing(&self, rules: &[Rule]) -> Standing {
+    async fn standing(&self, rules: &[Rule]) -> Standing {
         match self.counters.standings(self.place(), rules).await.unwrap() {
             Known::Answer(standings) => standings[0],
             Known::Cold(keys) => panic!("cold: {keys:?}"),
@@ -94,7 +96,7 @@ impl Bench {
     }
 }
 
-pub(super) fn rules(scope: Scope, metric: Metric, window: Window, amount: i64) -> Arc<[Rule]> {
+fn rules(scope: Scope, metric: Metric, window: Window, amount: i64) -> Arc<[Rule]> {
     let limit = Limit {
         name: "one".to_owned(),
         scope,
@@ -116,11 +118,11 @@ pub(super) fn rules(scope: Scope, metric: Metric, window: Window, amount: i64) -
     Arc::new([rule])
 }
 
-pub(super) fn none() -> Arc<[Rule]> {
+fn none() -> Arc<[Rule]> {
     Arc::new([])
 }
 
-pub(super) fn owner() -> Owner {
+fn owner() -> Owner {
     Owner {
         user_id: "ann".to_owned(),
         session_id: "s1".to_owned(),
@@ -129,7 +131,7 @@ pub(super) fn owner() -> Owner {
 }
 
 /// Asks for one request of 100 input tokens.
-pub(super) fn ask(name: &str, rules: &Arc<[Rule]>) -> Ask {
+fn ask(name: &str, rules: &Arc<[Rule]>) -> Ask {
     Ask {
         request_id: format!("request-{name}"),
         fingerprint: [1; 17],
@@ -146,7 +148,7 @@ pub(super) fn ask(name: &str, rules: &Arc<[Rule]>) -> Ask {
 }
 
 /// A request with input tokens.
-pub(super) fn amounts(input: i64) -> Amounts {
+fn amounts(input: i64) -> Amounts {
     Amounts {
         requests: 1,
         input,
@@ -156,7 +158,7 @@ pub(super) fn amounts(input: i64) -> Amounts {
 }
 
 /// An event of now with 80 input tokens.
-pub(super) fn delta(position: i64, reservation: Option<&str>) -> Delta {
+fn delta(position: i64, reservation: Option<&str>) -> Delta {
     Delta {
         position,
         charge_time_us: NOON_US,
@@ -217,145 +219,114 @@ async fn a_change_counts_once_whoever_tells_of_it() {
     assert_eq!(bench.standing(&rules).await.used, 2);
 }
 
-/// Opens the journal of a folder anew, at the time of another bench.
-fn reopened(folder: &tempfile::TempDir, before: Bench) -> Bench {
-    let now_us = before.clock.load(Ordering::Relaxed);
-    drop(before);
-    let bench = journaled(folder);
-    bench.clock.store(now_us, Ordering::Relaxed);
+/// A seed of nothing for every counter of these rules, as a reading through a position.
+async fn seed_through(bench: &Bench, rules: &[Rule], through: i64) {
+    let keys = rules.iter().filter_map(Rule::counter);
+    let seeds = keys.map(|key| Seed {
+        key,
+        buckets: Vec::new(),
+    });
+    let seen = Seen::through(through);
+    let seeded = bench.counters.seed(bench.place(), seeds.collect(), &seen);
+    seeded.await.unwrap();
+}
+
+async fn is_cold(bench: &Bench, rules: &[Rule]) -> bool {
+    let standings = bench.counters.standings(bench.place(), rules);
+    matches!(standings.await.unwrap(), Known::Cold(_))
+}
+
+#[tokio::test]
+async fn a_reading_from_before_is_not_taken() {
+    let bench = Bench::new();
+    let (month, day) = (Window::Month, Window::Day);
+    let month = rules(Scope::User, Metric::Requests, month, 10);
+    let day = rules(Scope::User, Metric::Requests, day, 10);
+    bench.warm(&month).await;
+    bench.apply(&delta(7, None), &month).await;
+    assert!(is_cold(&bench, &day).await);
+    // It was told of 7 before the counter of the day was begun: who read before that has to read again.
+    seed_through(&bench, &day, 6).await;
+    assert!(is_cold(&bench, &day).await);
+    bench.apply(&delta(8, None), &month).await;
+    seed_through(&bench, &day, 7).await;
+    assert_eq!(bench.standing(&day).await.used, 1);
+    assert_eq!(bench.standing(&month).await.used, 2);
+}
+
+#[tokio::test]
+async fn estimates_of_tools_during_a_reading_ask_for_another() {
+    let bench = Bench::new();
+    let rules = rules(Scope::Session, Metric::TotalTokens, Window::Budget, 1_000);
+    assert!(is_cold(&bench, &rules).await);
+    let tool = Delta {
+        tool: true,
+        ..delta(0, None)
+    };
+    bench.apply(&tool, &rules).await;
+    seed_through(&bench, &rules, 0).await;
+    assert!(is_cold(&bench, &rules).await);
+    seed_through(&bench, &rules, 0).await;
+    bench.apply(&tool, &rules).await;
+    assert_eq!(bench.standing(&rules).await.used, 80);
+}
+
+#[tokio::test]
+async fn counters_that_nobody_asks_leave_unless_something_is_held() {
+    let bench = Bench::new();
+    let user = rules(Scope::User, Metric::Requests, Window::Month, 10);
+    let tenant = rules(Scope::Tenant, Metric::Requests, Window::Month, 10);
+    let key = Rule {
+        subject: "other".into(),
+        ..user[0].clone()
+    };
+    let other: Arc<[Rule]> = Arc::new([key]);
+    for rules in [&user, &tenant, &other] {
+        bench.warm(rules).await;
+    }
+    bench.admit(&ask("a", &user)).await;
+    bench.counters.drop_idle();
+    assert!(is_cold(&bench, &other).await);
+    assert!(!is_cold(&bench, &user).await && !is_cold(&bench, &tenant).await);
+    assert_eq!(bench.counters.counters.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn bounds_refuse_and_change_nothing() {
+    let bench = Bench::new();
+    let rules = rules(Scope::User, Metric::Requests, Window::Month, 10);
     bench
-}
-
-fn journaled(folder: &tempfile::TempDir) -> Bench {
-    let path = folder.path().join("holds");
-    Bench::on(|clock| Memory::open(Some(&path), clock).unwrap())
-}
-
-#[tokio::test]
-async fn holds_outlive_the_process_with_all_that_happened_to_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let bench = journaled(&folder);
-    let rules = rules(Scope::User, Metric::InputTokens, Window::Month, 1_000);
-    bench.warm(&rules).await;
-    for name in ["active", "extended", "settled", "released", "expired"] {
-        let ask = Ask {
-            life_us: if name == "expired" { 5 } else { 600 } * SECOND_US,
-            ..ask(name, &rules)
-        };
-        bench.admit(&ask).await;
-    }
-    let extend = Extend {
-        request_id: "longer".to_owned(),
-        fingerprint: [2; 17],
-        reservation_id: "hold-extended".to_owned(),
-        amounts: Some(amounts(300)),
-        life_us: Some(900 * SECOND_US),
-        rules: Arc::clone(&rules),
-    };
-    let extended = bench.counters.extend(bench.place(), &extend).await.unwrap();
-    bench.apply(&delta(7, Some("settled")), &rules).await;
-    let release = bench
         .counters
-        .release(bench.place(), "hold-released", &rules);
-    release.await.unwrap();
-    bench.later(10);
-
-    let bench = reopened(&folder, bench);
-    let mut states = Vec::new();
-    for name in ["active", "extended", "settled", "released", "expired"] {
-        states.push(bench.state(name).await.unwrap());
-    }
-    use HoldState::{Active, Expired, Released, Settled};
-    assert_eq!(states, [Active, Active, Settled, Released, Expired]);
+        .active
+        .store(MAX_ACTIVE_HOLDS, Ordering::Relaxed);
     bench.warm(&rules).await;
-    assert_eq!(bench.standing(&rules).await.held, 400);
-    let again = bench.counters.extend(bench.place(), &extend).await.unwrap();
-    let (
-        Known::Answer(Change::Changed { hold: one, .. }),
-        Known::Answer(Change::Changed { hold, .. }),
-    ) = (extended, again)
-    else {
-        panic!("refused");
+    let refused = bench.counters.admit(bench.place(), &ask("a", &rules)).await;
+    assert!(matches!(refused, Err(Error::Full(_))));
+    assert_eq!(bench.standing(&rules).await.held, 0);
+    bench.counters.active.store(0, Ordering::Relaxed);
+    bench.admit(&ask("a", &rules)).await;
+    let counters = &bench.counters.counters;
+    counters.store(MAX_COUNTERS, Ordering::Relaxed);
+    let day = Rule {
+        subject: "other".into(),
+        ..rules[0].clone()
     };
-    assert_eq!(one, hold);
-    let replay = bench.admit(&ask("active", &rules)).await;
-    assert!(matches!(replay, Admission::Admitted { replayed: true, .. }));
-    assert_eq!(
-        bench.counters.swept().await.unwrap(),
-        [(bench.tenant.clone(), 0)]
-    );
+    let full = bench.counters.standings(bench.place(), &[day]).await;
+    assert!(matches!(full, Err(Error::Full(_))));
 }
 
 #[tokio::test]
-async fn a_torn_end_of_a_journal_is_cut() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("holds");
-    let bench = journaled(&folder);
-    for name in ["a", "b"] {
-        bench.admit(&ask(name, &none())).await;
-    }
-    let bytes = std::fs::read(&path).unwrap();
-    drop(bench);
-    // Half of the last record, and a last record that is not what was written.
-    let mut spoiled = bytes.clone();
-    *spoiled.last_mut().unwrap() ^= 1;
-    for torn in [&bytes[..bytes.len() - 9], &spoiled[..]] {
-        std::fs::write(&path, torn).unwrap();
-        let bench = journaled(&folder);
-        let names = |holds: Vec<Hold>| holds.into_iter().map(|hold| hold.reservation_id);
-        let held = bench.counters.holds(&bench.tenant).await.unwrap();
-        assert_eq!(names(held).collect::<Vec<_>>(), ["hold-a"]);
-        bench.admit(&ask("c", &none())).await;
-        let bench = reopened(&folder, bench);
-        let held = bench.counters.holds(&bench.tenant).await.unwrap();
-        assert_eq!(names(held).collect::<Vec<_>>(), ["hold-a", "hold-c"]);
-    }
-    std::fs::write(&path, "something else that is much longer").unwrap();
-    let other = Memory::open(Some(&path), crate::clock::system());
-    assert!(matches!(other, Err(Error::Unavailable(text)) if text.contains("is no journal")));
-}
-
-#[tokio::test]
-async fn a_journal_is_open_in_one_process() {
-    let folder = tempfile::tempdir().unwrap();
-    let bench = journaled(&folder);
-    let path = folder.path().join("holds");
-    let second = Memory::open(Some(&path), crate::clock::system());
-    assert!(matches!(second, Err(Error::Unavailable(text)) if text.contains("another process")));
-    bench.counters.close().await;
-}
-
-#[tokio::test]
-async fn a_journal_that_is_written_anew_has_what_is_known() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("holds");
-    let bench = journaled(&folder);
-    for n in 0..2_500 {
-        bench.admit(&ask(&n.to_string(), &none())).await;
-    }
-    bench.later(600);
-    bench.admit(&ask("late", &none())).await;
-    let day = 24 * 3_600;
-    bench.later(day - 1);
+async fn tenants_that_have_nothing_are_forgotten() {
+    let bench = Bench::new();
+    bench.apply(&delta(7, None), &none()).await;
+    bench.admit(&ask("a", &none())).await;
+    let tenants = |bench: &Bench| read(&bench.counters.tenants).len();
+    bench.later(24 * 3_600 + 599);
     bench.counters.expire().await.unwrap();
-    bench.admit(&ask("later", &none())).await;
+    assert_eq!(bench.state("a").await, Some(HoldState::Expired));
+    assert_eq!(tenants(&bench), 1);
     bench.later(1);
+    assert_eq!(bench.state("a").await, None);
     bench.counters.expire().await.unwrap();
-    let before = std::fs::metadata(&path).unwrap().len();
-    let journal = bench.counters.journal.clone().unwrap();
-    bench.counters.write_anew(&journal).await.unwrap();
-    drop(journal);
-    bench.admit(&ask("last", &none())).await;
-    let after = std::fs::metadata(&path).unwrap().len();
-    assert!(after * 100 < before, "{after} of {before} bytes");
-
-    let bench = reopened(&folder, bench);
-    for (name, state) in [
-        ("late", Some(HoldState::Expired)),
-        ("later", Some(HoldState::Active)),
-        ("last", Some(HoldState::Active)),
-        ("0", None),
-    ] {
-        assert_eq!(bench.state(name).await, state, "{name}");
-    }
+    assert_eq!(tenants(&bench), 0);
 }

@@ -94,3 +94,64 @@ impl Told {
         up_to_swept && !missing
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(through: i64, except: &[(i64, i64)]) -> Seen {
+        Seen {
+            through,
+            except: except.to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_change_is_told_once() {
+        let mut told = Told::new(10);
+        assert_eq!(
+            [10, 11, 11].map(|position| told.apply(position)),
+            [false, true, false]
+        );
+        told.sweep(12);
+        assert_eq!(
+            [11, 12, 13].map(|position| told.has(position)),
+            [true, true, false]
+        );
+        told.sweep(5);
+        assert_eq!(told.swept(), 12);
+    }
+
+    #[test]
+    fn a_reading_has_to_have_what_was_told_before_it_was_asked_for() {
+        let mut told = Told::new(10);
+        told.apply(15);
+        let mark = told.mark();
+        told.apply(17);
+        for (reading, fits) in [
+            (seen(15, &[]), true),
+            // What came after may be missing, and so may what others have open.
+            (seen(20, &[(12, 14), (16, 18)]), true),
+            (seen(14, &[]), false),
+            (seen(9, &[]), false),
+            (seen(20, &[(14, 15)]), false),
+            (seen(20, &[(8, 9)]), false),
+        ] {
+            assert_eq!(told.before(&mark, &reading), fits, "{reading:?}");
+        }
+    }
+
+    #[test]
+    fn too_much_without_a_sweep_is_noticed() {
+        let mut told = Told::new(0);
+        let bound = i64::try_from(MAX_APPLIED).unwrap();
+        for position in 1..=bound {
+            told.apply(position);
+        }
+        assert!(!told.is_full());
+        told.apply(bound + 1);
+        assert!(told.is_full());
+        told.forget();
+        assert!(told.apply(1) && !told.is_full());
+    }
+}

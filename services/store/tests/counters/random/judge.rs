@@ -27,7 +27,7 @@ impl Judge {
 
     /// One of the holds.
     pub(super) fn pick(&self, n: u8) -> Option<Hold> {
-        super::pick(&self.holds, n).cloned()
+        super::steps::pick(&self.holds, n).cloned()
     }
 
     /// The holds that live at a time, by reservation.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokenmeter_api::v1::{self, ErrorReason as R, HoldState, LimitMetric, LimitScope, LimitWindow};
-use tokenmeter_tests::{Server, Start, backend, planted};
+use tokenmeter_tests::{Start, backend, planted};
 use tonic::{Response, Status};
 
 use crate::support::{Clients, line, lines, nano_usd, refusal};

@@ -484,3 +484,20 @@ async fn bounds_are_named() {
         Err(Error::UnknownProvider("call.provider", _))
     ));
 }
+
+#[tokio::test]
+async fn admission_goes_on_from_what_is_known_while_the_ledger_is_away() {
+    let service = service().await;
+    let id = reservation(&service.ask(ask("r", 1, 1)).await);
+    service.ledger.close().await;
+    service.books.invalidate();
+    assert!(service.rules.refresh().await.is_err());
+    let decided = service.ask(ask("s", 1, 1)).await;
+    assert_eq!((decided.refusal, decided.price_found), (None, true));
+    let (hold, _) = service
+        .admission
+        .release(&service.caller, "l", &id)
+        .await
+        .unwrap();
+    assert_eq!(hold.state, HoldState::Released);
+}

@@ -155,6 +155,23 @@ impl Books {
         Ok(book)
     }
 
+    /// The book of a tenant, at most a second old, or an older one if the ledger cannot be asked: for
+    /// work that has to go on without it.
+    ///
+    /// # Errors
+    /// Those of the ledger, when it has to be asked and no book is kept.
+    pub async fn of_or_kept(&self, tenant: &TenantId) -> Result<Arc<TenantBook>, Error> {
+        let asked = self.of(tenant).await;
+        asked.or_else(|error| {
+            let kept = self
+                .kept
+                .read()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            let book = kept.books.get(tenant).map(|(_, book)| Arc::clone(book));
+            book.ok_or(error)
+        })
+    }
+
     /// Forgets how fresh the books are: the next use asks the ledger.
     pub fn invalidate(&self) {
         self.with(|kept| kept.asked = None);

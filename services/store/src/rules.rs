@@ -129,7 +129,9 @@ impl Rules {
         if let Some((found, true)) = self.look(find) {
             return Ok(found);
         }
-        let place = self.hasher.hash_one(&key) as usize % READS;
+        let place = self.hasher.hash_one(&key) % READS as u64;
+        // Less than `READS`, which fits.
+        let place = usize::try_from(place).unwrap_or_default();
         let _alone = self.reading[place].lock().await;
         let kept = self.look(find);
         if let Some((found, true)) = kept {

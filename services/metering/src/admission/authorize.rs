@@ -97,7 +97,7 @@ impl Admission {
             }
         }
         asked.check()?;
-        let book = self.books.of(&caller.tenant).await?;
+        let book = self.books.of_or_kept(&caller.tenant).await?;
         asked.call.provider = canonical_name(&book, &asked.call.provider)
             .ok_or_else(|| Error::UnknownProvider("call.provider", asked.call.provider.clone()))?;
         let owner = asked.owner(caller);

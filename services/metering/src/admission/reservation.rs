@@ -143,7 +143,7 @@ impl Admission {
         hold: &Hold,
         total: &Estimate,
     ) -> Result<Amounts, Error> {
-        let book = self.books.of(&caller.tenant).await?;
+        let book = self.books.of_or_kept(&caller.tenant).await?;
         let price = hold
             .price_version
             .and_then(|version| book.pinned(&hold.provider, &hold.model, hold.admit_us, version));

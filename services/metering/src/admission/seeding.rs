@@ -54,7 +54,9 @@ impl Admission {
     pub(super) async fn seed(&self, place: Place<'_>, keys: Vec<CounterKey>) -> Result<(), Error> {
         let seeding = &self.seeding;
         seeding.leave(place.tenant, keys);
-        let turn = seeding.hasher.hash_one(place.tenant) as usize % READERS;
+        let turn = seeding.hasher.hash_one(place.tenant) % READERS as u64;
+        // Less than `READERS`, which fits.
+        let turn = usize::try_from(turn).unwrap_or_default();
         let _turn = seeding.turns[turn].lock().await;
         // None are left if the reader before took them.
         let keys: Vec<_> = seeding.take(place.tenant).into_iter().collect();

@@ -341,3 +341,7 @@ impl Effective {
         covering.cloned().collect()
     }
 }
+
+#[cfg(test)]
+#[path = "effective_tests.rs"]
+mod tests;

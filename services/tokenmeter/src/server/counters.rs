@@ -1,17 +1,14 @@
 //! Opening the counters that the configuration names, and asking how they are.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokenmeter_admin::{Probe, Standings};
-use tokenmeter_api::status::Failure;
-use tokenmeter_metering::admission::Admission;
-use tokenmeter_model::id::TenantId;
+use tokenmeter_admin::Probe;
 use tokenmeter_store::address::Address;
 use tokenmeter_store::clock;
+use tokenmeter_store::counters::Counters;
 use tokenmeter_store::counters::memory::Memory;
-use tokenmeter_store::counters::{Counters, Owner, Rule, Standing};
 
 use super::wiring::InMemory;
 use crate::config::Config;
@@ -27,10 +24,8 @@ pub(super) fn open(config: &Config) -> Result<Arc<dyn Counters>, String> {
             "holds have no journal: they end with this process; set counters to memory:PATH"
         );
     }
-    let memory = Memory::open(journal.as_deref(), clock::system()).map_err(|error| {
-        let path = journal.as_deref().unwrap_or(Path::new("")).display();
-        format!("counters: {path}: {error}")
-    })?;
+    let memory = Memory::open(journal.as_deref(), clock::system());
+    let memory = memory.map_err(|error| error.to_string())?;
     Ok(Arc::new(memory))
 }
 
@@ -52,28 +47,6 @@ pub(super) fn probe(counters: Option<&Arc<dyn Counters>>) -> Box<dyn Probe> {
     match counters {
         Some(counters) => Box::new(CountersProbe(Arc::clone(counters))),
         None => Box::new(InMemory("counters")),
-    }
-}
-
-/// How limits stand, for administration.
-pub(super) fn standings(admission: &Arc<Admission>) -> Arc<dyn Standings> {
-    Arc::new(Known(Arc::clone(admission)))
-}
-
-struct Known(Arc<Admission>);
-
-#[async_trait]
-impl Standings for Known {
-    async fn standings(
-        &self,
-        tenant: &TenantId,
-        owner: &Owner,
-    ) -> Result<Vec<(Rule, Standing)>, Failure> {
-        let (_, states) = self.0.states(tenant, owner).await?;
-        let limits = states.limits();
-        Ok(limits
-            .map(|(rule, standing)| (rule.clone(), *standing))
-            .collect())
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokenmeter_admin::{
     Configured, JobAdmin, LimitAdmin, PriceAdmin, Probe, ReconcileAdmin, RepriceAdmin,
-    RetentionAdmin, RolloverAdmin, StatusAdmin, Upkeep,
+    RetentionAdmin, RolloverAdmin, Standings, StatusAdmin, Upkeep,
 };
 use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
@@ -35,6 +35,7 @@ use super::guard::GuardLayer;
 use super::health::{self, Health};
 use super::jobs;
 use super::ledger::{self, LedgerProbe, Opened};
+use super::limits::OfAdmission;
 use crate::config::{Config, ServeRole};
 
 /// Everything outside the network.
@@ -240,15 +241,22 @@ fn add_services(
     }
 }
 
-/// Profiles and limits, by request.
+/// Profiles and limits, by request. Where this process admits no calls, it does not say how they stand.
 fn limits(config: &Config, ports: &Ports<'_>, clock: &Clock) -> LimitAdmin {
     let configured = Configured {
         zone: config.zone.clone(),
         retention_days: config.retention_days,
     };
-    let (ledger, clock) = (Arc::clone(ports.ledger), Arc::clone(clock));
-    let standings = ports.admission.map(counters::standings);
-    LimitAdmin::new(ledger, clock, configured, standings)
+    let standings = ports.admission.map(|admission| {
+        let standings: Arc<dyn Standings> = Arc::new(OfAdmission(Arc::clone(admission)));
+        standings
+    });
+    LimitAdmin::new(
+        Arc::clone(ports.ledger),
+        Arc::clone(clock),
+        configured,
+        standings,
+    )
 }
 
 /// What keeps the ledger in order, by request.

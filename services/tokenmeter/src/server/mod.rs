@@ -9,6 +9,7 @@ pub(crate) mod ledger;
 mod metrics;
 mod page;
 mod process;
+mod standings;
 mod telemetry;
 mod waiting;
 mod wiring;

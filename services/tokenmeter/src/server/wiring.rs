@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokenmeter_admin::{
     Configured, JobAdmin, LimitAdmin, PriceAdmin, Probe, ReconcileAdmin, RepriceAdmin,
-    RetentionAdmin, RolloverAdmin, StatusAdmin, Upkeep,
+    RetentionAdmin, RolloverAdmin, Standings, StatusAdmin, Upkeep,
 };
 use tokenmeter_analytics::{Analytics, Live};
 use tokenmeter_api::FILE_DESCRIPTOR_SET;
@@ -35,6 +35,7 @@ use super::guard::GuardLayer;
 use super::health::{self, Health};
 use super::jobs;
 use super::ledger::{self, LedgerProbe, Opened};
+use super::standings::OfAdmission;
 use crate::config::{Config, ServeRole};
 
 /// Everything outside the network.
@@ -229,7 +230,7 @@ fn add_services(
                     RepriceAdmin::new(Arc::clone(ledger), Arc::clone(books), Arc::clone(&clock));
                 let upkeep = upkeep(config, ledger, &clock);
                 let timeout = config.request_timeout;
-                let limits = limits(config, ledger, &clock);
+                let limits = limits(config, ports, &clock);
                 let grpc =
                     tokenmeter_admin::Grpc::new(prices, reprice, limits, status, upkeep, timeout);
                 routes.add_service(tuned!(AdminServiceServer::new(grpc), config));
@@ -240,13 +241,17 @@ fn add_services(
     }
 }
 
-/// Profiles and limits, by request.
-fn limits(config: &Config, ledger: &Arc<dyn Ledger>, clock: &Clock) -> LimitAdmin {
+/// Profiles and limits, by request. How they stand only nodes know that serve metering.
+fn limits(config: &Config, ports: &Ports<'_>, clock: &Clock) -> LimitAdmin {
     let configured = Configured {
         zone: config.zone.clone(),
         retention_days: config.retention_days,
     };
-    LimitAdmin::new(Arc::clone(ledger), Arc::clone(clock), configured, None)
+    let standings = ports
+        .admission
+        .map(|admission| Arc::new(OfAdmission(Arc::clone(admission))) as Arc<dyn Standings>);
+    let (ledger, clock) = (Arc::clone(ports.ledger), Arc::clone(clock));
+    LimitAdmin::new(ledger, clock, configured, standings)
 }
 
 /// What keeps the ledger in order, by request.

@@ -26,6 +26,7 @@ mod lifecycle;
 mod limits_admin;
 mod metrics;
 mod migrate;
+mod no_overspend;
 mod periods;
 mod ready;
 mod reflection;

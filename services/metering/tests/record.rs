@@ -2,50 +2,18 @@
 
 #![allow(clippy::unwrap_used)] // a test may stop at the first surprise
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod support;
 
-use tempfile::TempDir;
-use tokenmeter_identity::{Caller, Roles};
-use tokenmeter_metering::{Error, Metering};
+use std::collections::BTreeMap;
+
+use tokenmeter_metering::Error;
 use tokenmeter_model::bounds::MIN_TIME_US;
 use tokenmeter_model::counts::{Line, TokenCounts};
 use tokenmeter_model::event::{Draft, Event, ProviderUsage, Usage};
-use tokenmeter_model::id::TenantId;
 use tokenmeter_model::price::{Component, Price, Rates, TierRates};
 use tokenmeter_model::tier::ServiceTier;
-use tokenmeter_store::books::Books;
-use tokenmeter_store::clock;
-use tokenmeter_store::ledger::Ledger;
-use tokenmeter_store::sqlite::Sqlite;
 
-struct Service {
-    metering: Metering,
-    ledger: Arc<dyn Ledger>,
-    books: Arc<Books>,
-    caller: Caller,
-    _folder: TempDir,
-}
-
-async fn service() -> Service {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger: Arc<dyn Ledger> =
-        Arc::new(Sqlite::open(&folder.path().join("t.db")).await.unwrap());
-    let books = Arc::new(Books::new(Arc::clone(&ledger)));
-    Service {
-        metering: Metering::new(Arc::clone(&ledger), Arc::clone(&books), clock::system()),
-        ledger,
-        books,
-        caller: Caller {
-            tenant: TenantId::new("acme").unwrap(),
-            user: "ann".into(),
-            team_id: String::new(),
-            api_key_id: String::new(),
-            roles: Roles::all(),
-        },
-        _folder: folder,
-    }
-}
+use support::{Service, service};
 
 impl Service {
     async fn set_price(&self, provider: &str, pico_per_output_token: i64) {
@@ -98,7 +66,7 @@ async fn a_retry_finds_its_first_answer_whatever_the_price_is_by_now() {
     let sent = draft("openai", 1_000_000_000);
     let first = service
         .metering
-        .record(&service.caller, Ok(sent.clone()))
+        .record(&service.caller, Ok(sent.clone()), false)
         .await
         .unwrap();
     assert_eq!((first.duplicate, &first.quotes[..]), (false, &[None][..]));
@@ -108,14 +76,18 @@ async fn a_retry_finds_its_first_answer_whatever_the_price_is_by_now() {
     service.set_price("openai", 10_000_000_000).await;
     let again = service
         .metering
-        .record(&service.caller, Ok(sent))
+        .record(&service.caller, Ok(sent), false)
         .await
         .unwrap();
     assert!(again.duplicate);
     assert_eq!((again.event, again.quotes), (first.event, first.quotes));
 
     let other = draft("openai", 7);
-    match service.metering.record(&service.caller, Ok(other)).await {
+    match service
+        .metering
+        .record(&service.caller, Ok(other), false)
+        .await
+    {
         Err(Error::Conflict {
             event_id,
             differing,
@@ -132,16 +104,18 @@ async fn a_provider_is_known_or_has_a_price() {
     let sent = draft("house", 1_000);
     match service
         .metering
-        .record(&service.caller, Ok(sent.clone()))
+        .record(&service.caller, Ok(sent.clone()), false)
         .await
     {
-        Err(Error::UnknownProvider(name)) => assert_eq!(name, "house"),
+        Err(Error::UnknownProvider(field, name)) => {
+            assert_eq!((field, name.as_str()), ("provider", "house"));
+        }
         other => panic!("{other:?}"),
     }
     service.set_price("house", 2_000_000).await;
     let recorded = service
         .metering
-        .record(&service.caller, Ok(sent))
+        .record(&service.caller, Ok(sent), false)
         .await
         .unwrap();
     assert_eq!(recorded.quotes[0].unwrap().cost_nano_usd, 2_000_000);
@@ -165,7 +139,7 @@ async fn what_a_document_says_fills_what_the_caller_left_empty() {
     };
     let recorded = service
         .metering
-        .record(&service.caller, Ok(draft))
+        .record(&service.caller, Ok(draft), false)
         .await
         .unwrap();
     let event = recorded.event;

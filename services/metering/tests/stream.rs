@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a test may stop at the first surprise
 
-use std::sync::Arc;
+mod support;
+
 use std::time::Duration;
 
 use tokenmeter_api::status::failure_of;
@@ -10,14 +11,8 @@ use tokenmeter_api::streams::Streams;
 use tokenmeter_api::v1;
 use tokenmeter_api::v1::metering_service_client::MeteringServiceClient;
 use tokenmeter_api::v1::metering_service_server::MeteringServiceServer;
-use tokenmeter_identity::{Caller, Roles};
 use tokenmeter_metering::stream::Rules;
-use tokenmeter_metering::{Grpc, Metering, StreamSettings};
-use tokenmeter_model::id::TenantId;
-use tokenmeter_store::books::Books;
-use tokenmeter_store::clock;
-use tokenmeter_store::ledger::Ledger;
-use tokenmeter_store::sqlite::Sqlite;
+use tokenmeter_metering::{Grpc, StreamSettings};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -33,10 +28,7 @@ const EVENTS: i64 = 4_000;
 
 #[tokio::test]
 async fn results_that_a_client_leaves_unread_end_its_stream() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger: Arc<dyn Ledger> =
-        Arc::new(Sqlite::open(&folder.path().join("t.db")).await.unwrap());
-    let books = Arc::new(Books::new(Arc::clone(&ledger)));
+    let on = support::service().await;
     let streams = Streams::new(1);
     let settings = StreamSettings {
         streams: streams.clone(),
@@ -46,15 +38,9 @@ async fn results_that_a_client_leaves_unread_end_its_stream() {
         },
         max_message_bytes: 4 << 20,
     };
-    let caller = Caller {
-        tenant: TenantId::new("acme").unwrap(),
-        user: "ann".into(),
-        team_id: String::new(),
-        api_key_id: String::new(),
-        roles: Roles::all(),
-    };
+    let caller = on.caller.clone();
     let service = MeteringServiceServer::with_interceptor(
-        Grpc(Metering::new(ledger, books, clock::system()), settings),
+        Grpc(on.metering.clone(), settings),
         move |mut request: tonic::Request<()>| {
             request.extensions_mut().insert(caller.clone());
             Ok(request)

@@ -92,6 +92,18 @@ macro_rules! ledger_suite {
             }
 
             #[tokio::test]
+            async fn seeds_equal_the_events() {
+                let (ledger, _kept) = $open().await;
+                conformance::seeds::seeds_equal_the_events(&ledger).await;
+            }
+
+            #[tokio::test]
+            async fn seeds_of_long_sessions_outlive_their_events() {
+                let (ledger, _kept) = $open().await;
+                conformance::seeds::seeds_of_long_sessions_outlive_their_events(&ledger).await;
+            }
+
+            #[tokio::test]
             async fn items_stand_once() {
                 let (ledger, _kept) = $open().await;
                 conformance::items::items_stand_once(&ledger).await;

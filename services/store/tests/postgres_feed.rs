@@ -17,6 +17,11 @@ async fn an_open_transaction_is_not_passed() {
 }
 
 #[tokio::test]
+async fn a_seed_says_that_it_lacks_what_is_open() {
+    nodes::a_seed_says_that_it_lacks_what_is_open(&shared().database("seed")).await;
+}
+
+#[tokio::test]
 async fn open_transactions_of_others_hold_up_nobody() {
     let (here, elsewhere) = (shared().database("here"), shared().database("elsewhere"));
     nodes::open_transactions_of_others_hold_up_nobody(&here, &elsewhere).await;

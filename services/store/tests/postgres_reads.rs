@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, PgConnection};
 use tokenmeter_model::counts::{Line, TokenCounts};
@@ -81,20 +81,29 @@ fn page(as_of: Option<Moment>) -> Page {
     }
 }
 
+/// Waits until something is so, at most half a minute.
+async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !so().await {
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "waited for {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// How often each partition was read, once nobody else is connected: sessions report as they end.
 async fn scans(url: &str) -> Vec<(String, i64)> {
     let mut connection = PgConnection::connect(url).await.unwrap();
     let others = "SELECT count(*) FROM pg_stat_activity \
                   WHERE datname = current_database() AND pid <> pg_backend_pid() \
                     AND backend_type = 'client backend'";
-    while sqlx::query_scalar::<_, i64>(others)
-        .fetch_one(&mut connection)
-        .await
-        .unwrap()
-        > 0
-    {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("others to go", async || {
+        let count = sqlx::query_scalar::<_, i64>(others);
+        count.fetch_one(&mut connection).await.unwrap() == 0
+    })
+    .await;
     sqlx::query_as(
         "SELECT relname::text, coalesce(seq_scan, 0) + coalesce(idx_scan, 0) \
          FROM pg_stat_user_tables AS s JOIN pg_inherits AS i ON i.inhrelid = s.relid \
@@ -234,9 +243,7 @@ async fn lists_are_as_of_what_the_replica_has() {
         (ids, listed.as_of)
     };
     // Transactions of other databases of the server count, too.
-    while ids(None).await.0.is_empty() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("a first session", async || !ids(None).await.0.is_empty()).await;
     let mut open_one = PgConnection::connect(&url).await.unwrap();
     sqlx::query("BEGIN").execute(&mut open_one).await.unwrap();
     sqlx::query("SELECT pg_current_xact_id()")
@@ -261,9 +268,7 @@ async fn lists_are_as_of_what_the_replica_has() {
         .execute(&mut open_one)
         .await
         .unwrap();
-    while ids(None).await.0.len() < 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("both sessions", async || ids(None).await.0.len() == 2).await;
     // And pages of a moment stay what they were.
     assert_eq!(ids(Some(as_of)).await, (known, as_of));
 }
@@ -332,14 +337,11 @@ async fn a_month_that_another_node_drops_meanwhile_keeps_its_adjustments() {
     });
     let waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted \
                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    while sqlx::query_scalar::<_, i64>(waiting)
-        .fetch_one(&mut other)
-        .await
-        .unwrap()
-        < 2
-    {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("two to wait", async || {
+        let count = sqlx::query_scalar::<_, i64>(waiting);
+        count.fetch_one(&mut other).await.unwrap() >= 2
+    })
+    .await;
     sqlx::query("COMMIT").execute(&mut other).await.unwrap();
     assert_eq!(listing.await.unwrap().unwrap(), before);
     settling.await.unwrap().unwrap();

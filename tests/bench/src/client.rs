@@ -143,6 +143,113 @@ impl Client {
         .await
     }
 
+    /// One slice of `Authorize`; counts calls that may run.
+    pub(crate) async fn authorize(
+        &self,
+        work: impl Iterator<Item = Request<v1::AuthorizeRequest>> + Send + 'static,
+        in_flight: usize,
+        slice: Duration,
+    ) -> Tally {
+        let work = Queue::new(work);
+        self.slice(in_flight, slice, work, |channel, request| async move {
+            authorized(channel, request).await;
+            1
+        })
+        .await
+    }
+
+    /// One slice of `Authorize`, each followed by the `RecordUsage` that settles it; counts pairs.
+    pub(crate) async fn authorize_settle(
+        &self,
+        work: impl Iterator<Item = Request<v1::AuthorizeRequest>> + Send + 'static,
+        in_flight: usize,
+        slice: Duration,
+    ) -> Tally {
+        let work = Queue::new(work);
+        self.slice(in_flight, slice, work, |channel, request| async move {
+            let event = settling(request.get_ref());
+            let tenant = request.metadata().clone();
+            let hold = authorized(channel.clone(), request).await;
+            let mut settle = Request::new(v1::RecordUsageRequest {
+                event: Some(v1::UsageEvent {
+                    reservation_id: Some(hold.reservation_id),
+                    ..event
+                }),
+                ..Default::default()
+            });
+            *settle.metadata_mut() = tenant;
+            let answer = MeteringServiceClient::new(channel)
+                .record_usage(settle)
+                .await
+                .expect("an event is answered")
+                .into_inner();
+            check(answer.recorded)
+        })
+        .await
+    }
+
+    /// `Authorize` at a steady pace.
+    pub(crate) async fn paced_authorize(
+        &self,
+        work: impl Iterator<Item = Request<v1::AuthorizeRequest>> + Send + 'static,
+        per_second: u32,
+        slice: Duration,
+    ) -> Tally {
+        let work = Queue::new(work);
+        self.paced(per_second, slice, work, |channel, request| async move {
+            authorized(channel, request).await;
+        })
+        .await
+    }
+
+    /// The empty call at a steady pace.
+    pub(crate) async fn paced_empty(&self, per_second: u32, slice: Duration) -> Tally {
+        let work = Queue::new(iter::repeat(()));
+        self.paced(per_second, slice, work, |channel, ()| async move {
+            AdminServiceClient::new(channel)
+                .get_caller(empty())
+                .await
+                .expect("an empty call is answered");
+        })
+        .await
+    }
+
+    /// Begins so many calls a second, whatever became of those before, a few at each millisecond; a
+    /// call's time counts from the moment at which it was due.
+    async fn paced<T, F>(
+        &self,
+        per_second: u32,
+        slice: Duration,
+        work: Queue<T>,
+        call: impl Fn(Channel, T) -> F + Clone + Send + 'static,
+    ) -> Tally
+    where
+        T: Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let each = Duration::from_secs(1) / per_second;
+        let calls = u32::try_from(slice.as_nanos() / each.as_nanos()).expect("a short slice");
+        let started = Instant::now();
+        let mut under_way = JoinSet::new();
+        for number in 0..calls {
+            let due = started + each * number;
+            tokio::time::sleep_until(due.into()).await;
+            let Some(next) = work.take() else { break };
+            let answer = call(self.channel(number as usize), next);
+            under_way.spawn(async move {
+                answer.await;
+                u32::try_from(due.elapsed().as_micros()).unwrap_or(u32::MAX)
+            });
+        }
+        let mut tally = Tally::default();
+        while let Some(micros) = under_way.join_next().await {
+            tally.done += 1;
+            tally.micros.push(micros.expect("a call does not panic"));
+        }
+        tally.elapsed = started.elapsed();
+        tally
+    }
+
     /// One slice of the RPC that does least and still passes every layer; counts calls.
     pub(crate) async fn empty(&self, in_flight: usize, slice: Duration) -> Tally {
         let work = Queue::new(iter::repeat(()));
@@ -154,6 +261,41 @@ impl Client {
             1
         })
         .await
+    }
+}
+
+/// Asks; panics unless the call may run.
+async fn authorized(channel: Channel, request: Request<v1::AuthorizeRequest>) -> v1::Hold {
+    let answer = MeteringServiceClient::new(channel)
+        .authorize(request)
+        .await
+        .expect("a question is answered")
+        .into_inner();
+    assert_eq!(answer.decision(), v1::Decision::Allowed, "{answer:?}");
+    assert_eq!(answer.limits.len(), 4, "{answer:?}");
+    answer.hold.expect("what may run has a hold")
+}
+
+/// The event that settles a call, less than what was asked.
+fn settling(asked: &v1::AuthorizeRequest) -> v1::UsageEvent {
+    let call = asked.call.clone().unwrap_or_default();
+    let line = v1::UsageLine {
+        model: call.model,
+        counts: Some(v1::TokenCounts {
+            input: 1_900,
+            output: 700,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    v1::UsageEvent {
+        event_id: format!("msg_{}", asked.request_id),
+        user_id: call.user_id,
+        provider: call.provider,
+        usage: Some(v1::usage_event::Usage::Lines(v1::UsageLines {
+            lines: vec![line],
+        })),
+        ..Default::default()
     }
 }
 

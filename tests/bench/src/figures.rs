@@ -94,10 +94,20 @@ pub(crate) struct Cost {
 
 impl Cost {
     pub(crate) fn new(bench: &'static str, floor: i64, ours: i64, unit: &'static str) -> Self {
+        Self::of(bench, "postgres", floor, ours, unit)
+    }
+
+    pub(crate) fn of(
+        bench: &'static str,
+        backend: &'static str,
+        floor: i64,
+        ours: i64,
+        unit: &'static str,
+    ) -> Self {
         let thousandths = ours * 1_000 / floor.max(1);
         Self {
             bench,
-            backend: "postgres",
+            backend,
             ours,
             floor,
             ratio: f64::from(i32::try_from(thousandths).expect("a small ratio")) / 1_000.0,

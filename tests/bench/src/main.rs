@@ -9,6 +9,7 @@
 // service.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::float_arithmetic)]
 
+mod authorize;
 mod client;
 mod data;
 mod fanout;
@@ -35,6 +36,8 @@ struct Cli {
 enum Bench {
     /// Recording events durably: cases record_batch_100, record_unary_64 or _256, and more on PostgreSQL
     Record(record::Options),
+    /// Asking before a call: cases authorize, authorize_settle, authorize_5000
+    Authorize(authorize::Options),
     /// Telling many subscribers of each recorded event
     Fanout(fanout::Options),
     /// Asking for a user's totals: cases read_user_usage and read_user_usage_pages
@@ -50,6 +53,7 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     match Cli::parse().bench {
         Bench::Record(options) => record::run(&runtime, &options),
+        Bench::Authorize(options) => authorize::run(&runtime, &options),
         Bench::Fanout(options) => fanout::run(&runtime, &options),
         Bench::Read(options) => read::run(&runtime, &options),
         Bench::Stream(options) => stream::run(&runtime, &options),

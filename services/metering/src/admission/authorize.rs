@@ -2,11 +2,10 @@
 
 use tokenmeter_identity::Caller;
 use tokenmeter_model::bounds::{self, Violation};
-use tokenmeter_model::counts::{Line, TokenCounts};
 use tokenmeter_model::event::Thinking;
 use tokenmeter_model::fingerprint::{Canonical, Fingerprint};
 use tokenmeter_model::limit::{Amounts, Enforcement, Estimate, MAX_AMOUNT, Metric};
-use tokenmeter_model::price::{Price, quote};
+use tokenmeter_model::price::{Price, ceiling};
 use tokenmeter_model::tier::ServiceTier;
 use tokenmeter_store::books::TenantBook;
 use tokenmeter_store::counters::{self, Ask, Hold, Owner, Rule};
@@ -210,23 +209,6 @@ impl<'a> Question<'a> {
     }
 }
 
-/// What a call costs at most by its price; none if that has no rate for it.
-fn ceiling(price: &Price, tier: ServiceTier, estimate: &Estimate, max_output: i64) -> Option<i64> {
-    let counts = TokenCounts {
-        input: estimate.input_tokens - estimate.cache_read_tokens,
-        cache_read: estimate.cache_read_tokens,
-        output: estimate.max_output_tokens.unwrap_or(max_output),
-        ..TokenCounts::default()
-    };
-    let line = Line {
-        counts,
-        ..Line::default()
-    };
-    quote(price, &line, tier)
-        .ok()
-        .map(|quote| quote.cost_nano_usd)
-}
-
 /// What an estimate asks to hold; none if nothing bounds its cost.
 pub(super) fn amounts(
     estimate: &Estimate,
@@ -235,9 +217,10 @@ pub(super) fn amounts(
     tier: ServiceTier,
 ) -> Option<Amounts> {
     let max_output = effective.tenant.max_output_tokens();
+    let held = estimate.amounts(max_output, None);
     let cost = match (estimate.cost_nano_usd, price) {
         (Some(cost), _) => cost,
-        (None, Some(price)) => ceiling(price, tier, estimate, max_output)?,
+        (None, Some(price)) => ceiling(price, tier, &held).ok()?,
         (None, None) => return None,
     };
     Some(estimate.amounts(max_output, Some(cost)))

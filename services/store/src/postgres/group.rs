@@ -230,9 +230,12 @@ impl<'a> Plan<'a> {
             }
         }
         if is_planted(Planted::AnswerWithoutCommit) {
-            // Dropped, it is rolled back.
+            // Only dropped, it would be rolled back when the connection is next used, and hold up other
+            // nodes until then.
             let mut transaction = connection.begin().await?;
-            return writing.execute(&mut transaction).await;
+            let written = writing.execute(&mut transaction).await;
+            transaction.rollback().await?;
+            return written;
         }
         writing.execute(connection).await
     }

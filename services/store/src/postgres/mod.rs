@@ -64,7 +64,7 @@ use crate::ledger::{
 use crate::openings::Stands;
 
 /// How the ledger is used.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Config {
     /// `postgres://…` of the primary. Sessions are needed: no pooling by transaction.
     pub url: String,

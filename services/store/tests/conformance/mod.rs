@@ -11,6 +11,7 @@ pub mod periods;
 pub mod reconcile;
 pub mod reports;
 pub mod retention;
+pub mod seeds;
 pub mod settlements;
 pub mod stretches;
 mod under_load;

@@ -8,8 +8,8 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use tokenmeter_model::limit::{Amounts, Enforcement, Metric, Scope, Window, Zoned};
 use tokenmeter_model::zone::Zone;
 use tokenmeter_store::counters::{
-    Admission, Ask, Change, CounterKey, Counters as _, Delta, Extend, Hold, Known, Owner, Rule,
-    Seed, Seen,
+    Admission, Ask, Change, CounterKey, Counters as _, Delta, Extend, Hold, Known, Owner, Place,
+    Rule, Seed, Seen,
 };
 
 use self::judge::Judge;
@@ -226,7 +226,7 @@ struct Pair<S: Store> {
     /// Events that are on disk, and whether one was voided.
     events: Vec<(Delta, bool)>,
     /// Seeds on their way, with the calendar that they were read in.
-    seeds: Vec<(Vec<Seed>, Seen)>,
+    seeds: Vec<(Vec<Seed>, Seen, Zoned)>,
 }
 
 /// What is cold is named in no particular order.
@@ -325,8 +325,9 @@ impl<S: Store> Pair<S> {
     /// Counters were found cold: they are seeded at once, or the snapshot is still on its way.
     async fn cold(&mut self, keys: &[CounterKey], warm: bool) {
         let ledger = &self.world.ledger;
-        let seeds = ledger.seeds(&self.world.zoned, keys, self.world.clock.now());
-        self.seeds.push(seeds);
+        let zoned = self.world.zoned.clone();
+        let (seeds, seen) = ledger.seeds(&zoned, keys, self.world.clock.now());
+        self.seeds.push((seeds, seen, zoned));
         if warm {
             self.seed(u8::try_from(self.seeds.len() - 1).unwrap()).await;
         }
@@ -336,8 +337,11 @@ impl<S: Store> Pair<S> {
         if self.seeds.is_empty() {
             return;
         }
-        let (seeds, seen) = self.seeds.remove(usize::from(n) % self.seeds.len());
-        let place = self.world.place();
+        let (seeds, seen, zoned) = self.seeds.remove(usize::from(n) % self.seeds.len());
+        let place = Place {
+            zoned: &zoned,
+            ..self.world.place()
+        };
         both!(self, c => c.seed(place, seeds.clone(), &seen).await.unwrap());
     }
 

@@ -75,10 +75,23 @@ struct Reserved {
 struct Counter {
     key: CounterKey,
     zoned: Zoned,
-    /// How many changes had been told when it was begun.
-    begun: usize,
+    /// How many changes had been told when it was begun, and up to where the log was swept.
+    begun: (usize, Option<i64>),
     /// None while it is being seeded.
     seed: Option<(Vec<(i64, Amounts)>, Seen)>,
+}
+
+impl Counter {
+    /// Whether a snapshot is not from before the counter was begun: it has all that was told until then.
+    fn takes(&self, told: &[Delta], seen: &Seen) -> bool {
+        let (told_before, swept) = self.begun;
+        let mut told = told[..told_before].iter().filter(|delta| !delta.tool);
+        let has_swept = |position| {
+            let mut open = seen.except.iter();
+            seen.through >= position && open.all(|(from, _)| *from > position)
+        };
+        swept.is_none_or(has_swept) && told.all(|delta| seen.contains(delta.position))
+    }
 }
 
 /// What is charged in one bucket of a window, in one metric.
@@ -89,6 +102,12 @@ struct Part {
 }
 
 impl Tenant {
+    /// Whether there is nothing for which the log has to be followed.
+    fn is_idle(&self) -> bool {
+        let mut holds = self.holds.iter();
+        self.counters.is_empty() && holds.all(|one| one.hold.state != HoldState::Active)
+    }
+
     /// Ends holds whose time is over, and forgets those that ended long ago.
     fn expire(&mut self, now_us: i64) {
         for one in &mut self.holds {
@@ -106,23 +125,21 @@ impl Tenant {
         holds.find(|one| one.hold.reservation_id == reservation_id)
     }
 
-    fn counter(&self, key: &CounterKey, zoned: &Zoned) -> Option<&Counter> {
-        let mut counters = self.counters.iter();
-        counters.find(|one| one.key == *key && one.zoned == *zoned)
+    fn counter(&self, key: &CounterKey) -> Option<&Counter> {
+        self.counters.iter().find(|one| one.key == *key)
     }
 
     /// The counters of rules that are not known; they are begun.
     fn cold(&mut self, zoned: &Zoned, rules: &[Rule]) -> Vec<CounterKey> {
         let keys: BTreeSet<_> = rules.iter().filter_map(Rule::counter).collect();
-        let known = |key: &CounterKey| self.counter(key, zoned).is_some_and(|c| c.seed.is_some());
+        let known = |key: &CounterKey| self.counter(key).is_some_and(|c| c.seed.is_some());
         let cold: Vec<_> = keys.into_iter().filter(|key| !known(key)).collect();
         for key in &cold {
-            if self.counter(key, zoned).is_none() {
-                self.counters.retain(|one| one.key != *key);
+            if self.counter(key).is_none() {
                 self.counters.push(Counter {
                     key: key.clone(),
                     zoned: zoned.clone(),
-                    begun: self.told.len(),
+                    begun: (self.told.len(), self.swept),
                     seed: None,
                 });
             }
@@ -136,7 +153,7 @@ impl Tenant {
             return Vec::new();
         };
         let metric = rule.limit.metric;
-        let counter = self.counter(&key, zoned).expect("asked of known ones only");
+        let counter = self.counter(&key).expect("asked of known ones only");
         let (buckets, seen) = counter.seed.as_ref().expect("asked of known ones only");
         let seeded = buckets.iter().map(|(bucket_us, amounts)| Part {
             bucket_us: *bucket_us,
@@ -145,7 +162,7 @@ impl Tenant {
         });
         // An estimate of a tool has no position: what was told since the counter was begun counts.
         let told = self.told.iter().enumerate().filter(|(n, delta)| {
-            let before = delta.tool && *n < counter.begun;
+            let before = delta.tool && *n < counter.begun.0;
             !before && (delta.tool || !seen.contains(delta.position))
         });
         let told = told.map(|(_, delta)| Part {
@@ -277,7 +294,12 @@ impl Reference {
 
     fn step_at<T>(&self, place: Place<'_>, step: impl FnOnce(&mut Tenant, i64) -> T) -> T {
         self.step(place.tenant, |tenant, now_us| {
-            tenant.swept.get_or_insert(place.position);
+            if tenant.is_idle() {
+                // Nothing was followed: what is on disk by now is in the seeds to come.
+                tenant.swept = tenant.swept.max(Some(place.position));
+            }
+            // Counters of another calendar are cold.
+            tenant.counters.retain(|one| one.zoned == *place.zoned);
             step(tenant, now_us)
         })
     }
@@ -491,7 +513,7 @@ impl Counters for Reference {
             for (delta, rules) in deltas {
                 let (found, counted) = tenant.tell(delta, now_us);
                 let known = |key: &CounterKey| {
-                    let counter = tenant.counter(key, place.zoned);
+                    let counter = tenant.counter(key);
                     counter.is_some_and(|one| one.seed.is_some())
                 };
                 let standings = if rules
@@ -525,24 +547,22 @@ impl Counters for Reference {
 
     async fn swept(&self) -> Result<Vec<(TenantId, i64)>, Error> {
         let tenants = self.tenants.lock().unwrap();
-        let known = tenants.iter().filter(|(_, tenant)| {
-            let mut holds = tenant.holds.iter();
-            !tenant.counters.is_empty() || holds.any(|one| one.hold.state == HoldState::Active)
-        });
-        Ok(known
+        let followed = tenants.iter().filter(|(_, tenant)| !tenant.is_idle());
+        Ok(followed
             .filter_map(|(id, tenant)| Some((id.clone(), tenant.swept?)))
             .collect())
     }
 
     async fn seed(&self, place: Place<'_>, seeds: Vec<Seed>, seen: &Seen) -> Result<(), Error> {
         self.step_at(place, |tenant, _| {
-            for seed in seeds {
-                let mut counters = tenant.counters.iter_mut();
-                let begun = counters.find(|one| one.key == seed.key && one.zoned == *place.zoned);
-                if let Some(counter) = begun
+            for Seed { key, buckets } in seeds {
+                let Tenant { told, counters, .. } = tenant;
+                let mut counters = counters.iter_mut();
+                if let Some(counter) = counters.find(|one| one.key == key)
                     && counter.seed.is_none()
+                    && counter.takes(told, seen)
                 {
-                    counter.seed = Some((seed.buckets, seen.clone()));
+                    counter.seed = Some((buckets, seen.clone()));
                 }
             }
         });

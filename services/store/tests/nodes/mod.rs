@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
+use tokenmeter_model::limit::{Scope, Window, Zoned};
+use tokenmeter_model::zone::Zone;
+use tokenmeter_store::counters::CounterKey;
 use tokenmeter_store::ledger::log::{Change, Entry};
 use tokenmeter_store::ledger::{Ledger, Outcome};
 use tokenmeter_store::postgres::{Config, Postgres};
@@ -172,6 +175,48 @@ pub async fn three_nodes_write_one_log(url: &str) {
     }
     for node in &nodes {
         assert_eq!(Some(whole(&**node, "a", 256).await), first);
+    }
+}
+
+/// A transaction has its position and is not committed: a seed says that it does not contain it, though
+/// it contains what came after.
+pub async fn a_seed_says_that_it_lacks_what_is_open(url: &str) {
+    let node = node(url).await;
+    let owner = tenant("a");
+    let before = send(&*node, "a", "before", 1, true).await;
+    let mut open = Sql::writer(url).await;
+    open.run("BEGIN").await;
+    open.write_like("open", "before").await;
+    let after = send(&*node, "a", "after", 1, true).await;
+
+    let zoned = Zoned::always(Zone::utc());
+    let key = CounterKey {
+        scope: Scope::Tenant,
+        subject: "".into(),
+        window: Window::Hour,
+        provider: "".into(),
+        model: "".into(),
+    };
+    let requests = async || {
+        let seeds = node.seeds(&owner, &zoned, std::slice::from_ref(&key), T0);
+        let (seeds, seen) = seeds.await.unwrap();
+        let buckets = seeds[0].buckets.iter();
+        (buckets.map(|(_, sum)| sum.requests).sum::<i64>(), seen)
+    };
+    let (counted, lacking) = requests().await;
+    assert_eq!(counted, 2);
+    assert!(lacking.contains(before) && lacking.contains(after));
+
+    open.run("COMMIT").await;
+    let (counted, complete) = requests().await;
+    assert_eq!(counted, 3);
+    let entries = whole(&*node, "a", 256).await;
+    let position = entries.iter().find(|entry| id(entry) == "open");
+    let position = position.map(|entry| entry.position).unwrap();
+    assert!((before..after).contains(&position));
+    assert!(!lacking.contains(position), "{position} is in {lacking:?}");
+    for position in [before, position, after] {
+        assert!(complete.contains(position));
     }
 }
 

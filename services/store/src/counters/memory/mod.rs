@@ -1,11 +1,15 @@
 //! Counters in memory, for one node; holds are kept in a journal so that they outlive the process.
 //!
 //! Each tenant has one lock, under which every step is one atomic change. What is used is known from
-//! the ledger: after a start all counters are cold.
+//! the ledger: after a start all counters are cold. What is held is in the journal: a hold is answered
+//! only after it was written there. So is how far the log of each tenant was followed, so that usage
+//! which was committed right before a crash settles its hold after it.
 
 mod calendar;
 mod counter;
 mod holds;
+mod journal;
+mod restore;
 mod subjects;
 mod sums;
 mod tenant;
@@ -14,18 +18,25 @@ mod tests;
 mod told;
 
 use std::collections::{HashMap, VecDeque};
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
 use tokenmeter_model::id::TenantId;
+use tokenmeter_model::limit::Zoned;
+use tokenmeter_model::zone::Zone;
 
+use self::holds::Holds;
+use self::journal::Journal;
+use self::restore::Restored;
 use self::tenant::{Room, Tenant};
 use super::{
     Admission, Applied, Ask, Change, Counters, Delta, Error, Extend, Hold, Known, MAX_ENDED_HOLDS,
     Place, REMEMBERED_US, Rule, Seed, Seen, Standing,
 };
 use crate::clock::Clock;
+use crate::fault::{Planted, is_planted};
 
 /// Counters of a node, over all tenants. At the bound those that were not asked for the longest time
 /// and have no holds are cold again.
@@ -33,32 +44,79 @@ pub const MAX_COUNTERS: usize = 1_000_000;
 /// Active holds of a node, over all tenants. At the bound calls are refused as [`Error::Full`].
 pub const MAX_ACTIVE_HOLDS: usize = 1_000_000;
 
+/// Holds that are recorded again at once while the journal is written anew.
+const RECORDED_AT_ONCE: usize = 1_000;
+
 /// A tenant and its lock.
 type Shelf = Arc<Mutex<Tenant>>;
+/// A hold that has ended: whose, which, and when.
+type Ended = (Shelf, u64, i64);
 
 /// Counters in this process's memory.
 pub struct Memory {
     clock: Clock,
+    journal: Option<Arc<Journal>>,
     /// The latest time that was seen: the clock never goes back.
     latest_us: AtomicI64,
     tenants: RwLock<HashMap<TenantId, Shelf>>,
-    /// Ended holds in about the order in which they ended: whose, which, and when.
-    ended: Mutex<VecDeque<(Shelf, u64, i64)>>,
+    /// About in the order in which they ended.
+    ended: Mutex<VecDeque<Ended>>,
     counters: AtomicUsize,
     active: AtomicUsize,
 }
 
 impl Memory {
-    /// Counters that are all cold, without any hold.
-    pub fn new(clock: Clock) -> Self {
-        Self {
+    /// Counters that are all cold, with the holds of a journal, which is created if it is not there.
+    /// Without one holds end with the process.
+    ///
+    /// # Errors
+    /// When the journal cannot be read or written, is none, or is open in another process.
+    pub fn open(journal: Option<&Path>, clock: Clock) -> Result<Self, Error> {
+        let (journal, tenants) = match journal.map(restore::read).transpose()? {
+            Some((journal, tenants)) => (Some(Arc::new(journal)), tenants),
+            None => (None, HashMap::new()),
+        };
+        let memory = Self {
             clock,
+            journal,
             latest_us: AtomicI64::new(0),
             tenants: RwLock::default(),
             ended: Mutex::default(),
             counters: AtomicUsize::new(0),
             active: AtomicUsize::new(0),
+        };
+        if !is_planted(Planted::ForgetHolds) {
+            memory.restore(tenants);
         }
+        Ok(memory)
+    }
+
+    fn restore(&self, restored: HashMap<TenantId, Restored>) {
+        let mut ended = Vec::new();
+        for (name, Restored { swept, holds }) in restored {
+            self.latest_us
+                .fetch_max(holds.latest_us(), Ordering::Relaxed);
+            self.active.fetch_add(holds.active(), Ordering::Relaxed);
+            let over = holds
+                .iter()
+                .filter_map(|(id, held)| Some((id, held.ended_us?)));
+            let over: Vec<_> = over.collect();
+            // Its calendar is set with the first step.
+            let zoned = Zoned::always(Zone::utc());
+            let tenant = self.tenant(&name, &zoned, swept, holds);
+            let shelf = Arc::new(Mutex::new(tenant));
+            let over = over.into_iter();
+            ended.extend(over.map(|(id, ended_us)| (Arc::clone(&shelf), id, ended_us)));
+            write(&self.tenants).insert(name, shelf);
+        }
+        ended.sort_by_key(|(_, _, ended_us)| *ended_us);
+        self.remember(ended);
+        self.tidy();
+    }
+
+    fn tenant(&self, name: &TenantId, zoned: &Zoned, swept: i64, holds: Holds) -> Tenant {
+        let journal = self.journal.clone();
+        Tenant::new(name, journal, zoned, self.now_us(), swept, holds)
     }
 
     fn now_us(&self) -> i64 {
@@ -91,9 +149,10 @@ impl Memory {
         if let Some(shelf) = read(&self.tenants).get(place.tenant) {
             return Arc::clone(shelf);
         }
-        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tenants = write(&self.tenants);
         let shelf = tenants.entry(place.tenant.clone()).or_insert_with(|| {
-            let tenant = Tenant::new(place, self.now_us());
+            let holds = Holds::default();
+            let tenant = self.tenant(place.tenant, place.zoned, place.position, holds);
             Arc::new(Mutex::new(tenant))
         });
         Arc::clone(shelf)
@@ -110,16 +169,16 @@ impl Memory {
         let ended = std::mem::take(&mut tenant.ended);
         drop(tenant);
         if !ended.is_empty() {
-            self.remember(shelf, ended);
+            let ended = ended.into_iter();
+            self.remember(ended.map(|(id, ended_us)| (Arc::clone(shelf), id, ended_us)));
         }
         answer
     }
 
     /// Remembers holds that have ended, and forgets the oldest of too many.
-    fn remember(&self, shelf: &Shelf, holds: Vec<(u64, i64)>) {
+    fn remember(&self, ended: impl IntoIterator<Item = Ended>) {
         let mut all = lock(&self.ended);
-        let ended = holds.into_iter();
-        all.extend(ended.map(|(id, ended_us)| (Arc::clone(shelf), id, ended_us)));
+        all.extend(ended);
         let beyond = all.len().saturating_sub(MAX_ENDED_HOLDS);
         let oldest: Vec<_> = all.drain(..beyond).collect();
         drop(all);
@@ -135,7 +194,7 @@ impl Memory {
         let oldest: Vec<_> = all.drain(..old).collect();
         drop(all);
         forget(oldest);
-        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tenants = write(&self.tenants);
         tenants.retain(|_, shelf| {
             // Who else has the shelf is about to use it; nobody can take it from here meanwhile.
             if Arc::strong_count(shelf) > 1 {
@@ -144,6 +203,49 @@ impl Memory {
             let tenant = lock(shelf);
             !(tenant.is_idle() && tenant.holds.is_empty())
         });
+    }
+
+    /// Waits until all that was decided until now is in the journal.
+    async fn kept(&self) -> Result<(), Error> {
+        match &self.journal {
+            Some(journal) => journal.kept().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Syncs the journal, and writes it anew when it is large.
+    async fn keep_up(&self) -> Result<(), Error> {
+        let Some(journal) = &self.journal else {
+            return Ok(());
+        };
+        if journal.is_large() {
+            let written = self.write_anew(journal).await;
+            if written.is_err() {
+                journal.drop_next();
+            }
+            written?;
+        }
+        in_background(journal, Journal::sync).await
+    }
+
+    async fn write_anew(&self, journal: &Arc<Journal>) -> Result<(), Error> {
+        if !journal.begin_next()? {
+            return Ok(());
+        }
+        let shelves: Vec<_> = read(&self.tenants).values().cloned().collect();
+        for shelf in shelves {
+            let holds: Vec<_> = {
+                let tenant = lock(&shelf);
+                tenant.record_again(&[]);
+                tenant.holds.iter().map(|(id, _)| id).collect()
+            };
+            for some in holds.chunks(RECORDED_AT_ONCE) {
+                lock(&shelf).record_again(some);
+                journal.flush()?;
+                tokio::task::yield_now().await;
+            }
+        }
+        in_background(journal, Journal::take_next).await
     }
 
     /// Whether there is room for more; drops idle counters if there is none.
@@ -179,11 +281,24 @@ impl Memory {
 #[async_trait]
 impl Counters for Memory {
     async fn admit(&self, place: Place<'_>, ask: &Ask) -> Result<Known<Admission>, Error> {
-        self.step(place, |tenant, room| tenant.admit(ask, room))
+        self.check().await?;
+        let answer = self.step(place, |tenant, room| tenant.admit(ask, room))?;
+        // Of a replay too: who asked first may still be waiting.
+        if let Known::Answer(Admission::Admitted { .. }) = answer
+            && !ask.dry_run
+        {
+            self.kept().await?;
+        }
+        Ok(answer)
     }
 
     async fn extend(&self, place: Place<'_>, extend: &Extend) -> Result<Known<Change>, Error> {
-        self.step(place, |tenant, room| tenant.extend(extend, room))
+        self.check().await?;
+        let answer = self.step(place, |tenant, room| tenant.extend(extend, room))?;
+        if let Known::Answer(Change::Changed { .. }) = answer {
+            self.kept().await?;
+        }
+        Ok(answer)
     }
 
     async fn release(
@@ -192,9 +307,13 @@ impl Counters for Memory {
         reservation_id: &str,
         rules: &[Rule],
     ) -> Result<Known<Change>, Error> {
-        self.step(place, |tenant, room| {
+        let answer = self.step(place, |tenant, room| {
             tenant.release(reservation_id, rules, room)
-        })
+        })?;
+        if let Known::Answer(Change::Changed { .. }) = answer {
+            self.kept().await?;
+        }
+        Ok(answer)
     }
 
     async fn hold(&self, tenant: &TenantId, reservation_id: &str) -> Result<Option<Hold>, Error> {
@@ -207,12 +326,15 @@ impl Counters for Memory {
         place: Place<'_>,
         deltas: &[(Delta, Arc<[Rule]>)],
     ) -> Result<Vec<Applied>, Error> {
-        Ok(self.step(place, |tenant, _| {
+        let applied = self.step(place, |tenant, _| {
             let deltas = deltas.iter();
             deltas
                 .map(|(delta, rules)| tenant.apply(delta, rules))
                 .collect()
-        }))
+        });
+        // If it cannot be kept that holds are settled, the log settles them again after a restart.
+        let _ = self.kept().await;
+        Ok(applied)
     }
 
     async fn sweep(&self, place: Place<'_>, deltas: &[Delta], through: i64) -> Result<(), Error> {
@@ -249,7 +371,7 @@ impl Counters for Memory {
             self.on(&shelf, |tenant, now_us| tenant.expire(now_us));
         }
         self.tidy();
-        Ok(())
+        self.keep_up().await
     }
 
     async fn holds(&self, tenant: &TenantId) -> Result<Vec<Hold>, Error> {
@@ -258,13 +380,31 @@ impl Counters for Memory {
     }
 
     async fn check(&self) -> Result<(), Error> {
-        Ok(())
+        self.journal
+            .as_ref()
+            .map_or(Ok(()), |journal| journal.check())
     }
 
-    async fn close(&self) {}
+    async fn close(&self) {
+        if let Some(journal) = &self.journal
+            && let Err(error) = in_background(journal, Journal::sync).await
+        {
+            tracing::warn!(%error, "what was held last may be forgotten");
+        }
+    }
 }
 
-fn forget(holds: Vec<(Shelf, u64, i64)>) {
+/// Does what waits for the disk where nobody else waits for it.
+async fn in_background(
+    journal: &Arc<Journal>,
+    work: impl FnOnce(&Journal) -> Result<(), Error> + Send + 'static,
+) -> Result<(), Error> {
+    let journal = Arc::clone(journal);
+    let done = tokio::task::spawn_blocking(move || work(&journal)).await;
+    done.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
+}
+
+fn forget(holds: Vec<Ended>) {
     for (shelf, id, _) in holds {
         lock(&shelf).holds.forget(id);
     }
@@ -283,6 +423,10 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn read<T>(shared: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+fn write<T>(shared: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    shared.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(shared: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     shared.read().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,11 +1,14 @@
 //! One tenant: every step of [`super::Counters`] as a function of its state and the time.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use tokenmeter_model::limit::{Amounts, Enforcement, Window};
+use tokenmeter_model::id::TenantId;
+use tokenmeter_model::limit::{Amounts, Enforcement, Window, Zoned};
 
 use super::holds::{Extension, Held, Holds};
+use super::journal::{Journal, Record};
 use super::subjects::Subjects;
 use super::told::Told;
 use crate::counters::{
@@ -31,6 +34,8 @@ struct Verdict {
 /// A tenant's counters and holds.
 #[derive(Debug)]
 pub(super) struct Tenant {
+    name: TenantId,
+    journal: Option<Arc<Journal>>,
     pub(super) subjects: Subjects,
     pub(super) holds: Holds,
     pub(super) told: Told,
@@ -41,14 +46,57 @@ pub(super) struct Tenant {
 }
 
 impl Tenant {
-    pub(super) fn new(place: Place<'_>, now_us: i64) -> Self {
+    /// A tenant with holds from its journal, if there were any, and its log counted up to a position.
+    pub(super) fn new(
+        name: &TenantId,
+        journal: Option<Arc<Journal>>,
+        zoned: &Zoned,
+        now_us: i64,
+        swept: i64,
+        holds: Holds,
+    ) -> Self {
+        let mut subjects = Subjects::new(zoned, now_us);
+        for (id, held) in holds.iter() {
+            if held.hold.state == HoldState::Active {
+                subjects.hold(id, &held.hold);
+            }
+        }
         Self {
-            subjects: Subjects::new(place.zoned, now_us),
-            holds: Holds::default(),
-            told: Told::new(place.position),
-            position: place.position,
+            name: name.clone(),
+            journal,
+            subjects,
+            holds,
+            told: Told::new(swept),
+            position: swept,
             ended: Vec::new(),
         }
+    }
+
+    /// Keeps what happened in the journal.
+    fn record<'a>(&'a self, record: impl FnOnce(Cow<'a, str>) -> Record<'a>) {
+        if let Some(journal) = &self.journal {
+            journal.append(&record(Cow::Borrowed(self.name.as_str())));
+        }
+    }
+
+    /// Records once more how far the log was swept, and holds as they stand.
+    pub(super) fn record_again(&self, ids: &[u64]) {
+        self.record_swept();
+        for held in ids.iter().filter_map(|id| self.holds.get(*id)) {
+            self.record_held(held);
+        }
+    }
+
+    fn record_held(&self, held: &Held) {
+        self.record(|tenant| Record::Held {
+            tenant,
+            held: Cow::Borrowed(held),
+        });
+    }
+
+    fn record_swept(&self) {
+        let position = self.told.swept();
+        self.record(|tenant| Record::Swept { tenant, position });
     }
 
     /// Whether there is nothing for which its log has to be followed.
@@ -72,6 +120,7 @@ impl Tenant {
     fn follow(&mut self) {
         if self.is_idle() {
             self.told.sweep(self.position);
+            self.record_swept();
         }
     }
 
@@ -84,8 +133,18 @@ impl Tenant {
     }
 
     fn end(&mut self, id: u64, state: HoldState, event_id: &str, ended_us: i64) {
-        if let Some(held) = self.holds.get(id) {
-            self.subjects.give_back(id, &held.hold);
+        let Some(held) = self.holds.get(id) else {
+            return;
+        };
+        self.subjects.give_back(id, &held.hold);
+        if state != HoldState::Expired {
+            self.record(|tenant| Record::Ended {
+                tenant,
+                reservation_id: Cow::Borrowed(&held.hold.reservation_id),
+                state,
+                event_id: Cow::Borrowed(event_id),
+                ended_us,
+            });
         }
         self.holds.end(id, state, event_id, ended_us);
         self.ended.push((id, ended_us));
@@ -154,6 +213,7 @@ impl Tenant {
         });
         if let Some(held) = self.holds.get(id) {
             self.subjects.hold(id, &held.hold);
+            self.record_held(held);
         }
         Ok(())
     }
@@ -203,6 +263,11 @@ impl Tenant {
             amounts: hold.amounts,
             expire_us: hold.expire_us,
         };
+        self.record(|tenant| Record::Extended {
+            tenant,
+            reservation_id: Cow::Borrowed(&hold.reservation_id),
+            extension: Cow::Borrowed(&extension),
+        });
         self.holds.extend(id, extension);
         Ok(Known::Answer(Change::Changed {
             hold,
@@ -263,6 +328,7 @@ impl Tenant {
             self.subjects.count(delta, fresh);
         }
         self.told.sweep(through);
+        self.record_swept();
     }
 
     /// Ends the hold that an event names; one that ended before stays as it is.

@@ -161,7 +161,7 @@ pub(crate) fn states(states: &[v1::LimitState]) -> comfy_table::Table {
             of_metric(state.used),
             of_metric(state.held),
             left,
-            time::text(state.reset_time.as_ref()),
+            time::seconds(state.reset_time.as_ref()),
             spec::enforcement_word(state.enforcement()).to_owned(),
             match &*state.profile_id {
                 "" => "own".to_owned(),

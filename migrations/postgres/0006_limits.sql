@@ -117,8 +117,8 @@ CREATE TABLE limit_hits (
     PRIMARY KEY (tenant_id, number),
     UNIQUE (tenant_id, scope, subject, second, limit_name, metric, limit_window)
 );
-CREATE INDEX limit_hits_by_time ON limit_hits (tenant_id, second);
-CREATE INDEX limit_hits_by_user ON limit_hits (tenant_id, user_id, second);
+CREATE INDEX limit_hits_by_time ON limit_hits (tenant_id, second, number);
+CREATE INDEX limit_hits_by_user ON limit_hits (tenant_id, user_id, second, number);
 
 -- What events used beyond limits, and why that could be.
 CREATE TABLE limit_overshoots (

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod access;
+mod authorize;
 mod bad_events;
 mod bad_requests;
 mod cli;

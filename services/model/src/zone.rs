@@ -5,8 +5,17 @@ use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{Timestamp, ToSpan as _, Zoned};
 
 /// A time zone by its IANA name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Zone(TimeZone);
+
+/// The name is enough: all zones are of the bundled tz data. Comparing those would be slow.
+impl PartialEq for Zone {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.iana_name() == other.0.iana_name()
+    }
+}
+
+impl Eq for Zone {}
 
 /// A name that the bundled tz data does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -13,7 +13,7 @@ macro_rules! counters_suite {
                 the_first_rule_refuses, shadow_and_overage_never_refuse,
                 single_requests_are_measured_alone, restricted_limits_count_what_they_cover,
                 every_metric_is_counted, a_limit_of_nothing_refuses_use,
-                the_largest_amounts_do_not_wrap, admissions_replay, refusals_are_decided_anew,
+                the_largest_amounts_do_not_wrap, sums_beyond_64_bits_come_back, admissions_replay, refusals_are_decided_anew,
                 a_request_is_one_question, a_dry_run_changes_nothing, a_base_is_taken_off,
                 tenants_are_apart);
             counters_suite!($store: holds: usage_settles_a_hold, usage_above_the_hold_counts,
@@ -36,6 +36,11 @@ macro_rules! counters_suite {
                 sessions_do_not_reset, the_clock_never_goes_back);
 
             #[test]
+            fn no_overspend() {
+                counters::hammer::no_overspend::<$store>();
+            }
+
+            #[test]
             fn random_steps_answer_as_the_reference() {
                 counters::random::random_steps_answer_as_the_reference::<$store>();
             }
@@ -52,3 +57,4 @@ macro_rules! counters_suite {
 }
 
 counters_suite!(reference, crate::counters::reference::OnPaper);
+counters_suite!(memory, crate::counters::memory::InMemory);

@@ -401,25 +401,25 @@ macro_rules! ledger_suite {
             #[tokio::test]
             async fn a_budget_counts_from_its_last_reset() {
                 let (ledger, _kept) = $open().await;
-                conformance::limits::a_budget_counts_from_its_last_reset(&ledger).await;
+                conformance::limits::uses::a_budget_counts_from_its_last_reset(&ledger).await;
             }
 
             #[tokio::test]
             async fn hits_of_a_second_add_up() {
                 let (ledger, _kept) = $open().await;
-                conformance::limits::hits_of_a_second_add_up(&ledger).await;
+                conformance::limits::uses::hits_of_a_second_add_up(&ledger).await;
             }
 
             #[tokio::test]
             async fn overshoots_stand_as_first_told() {
                 let (ledger, _kept) = $open().await;
-                conformance::limits::overshoots_stand_as_first_told(&ledger).await;
+                conformance::limits::uses::overshoots_stand_as_first_told(&ledger).await;
             }
 
             #[tokio::test]
             async fn hits_and_overshoots_go_with_their_month() {
                 let (ledger, _kept) = $open().await;
-                conformance::limits::hits_and_overshoots_go_with_their_month(&ledger).await;
+                conformance::limits::uses::hits_and_overshoots_go_with_their_month(&ledger).await;
             }
 
             #[tokio::test]

@@ -189,6 +189,7 @@ pub enum Known<T> {
 
 /// What was decided about a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // it lives as long as the answer, and is admitted as a rule
 pub enum Admission {
     /// It may run.
     Admitted {

@@ -386,7 +386,8 @@ pub trait Limits {
     ) -> Result<Vec<Overshoot>, Error>;
 
     /// The sums that counters begin with, all of one snapshot: per bucket that may still count at
-    /// `now_us`, what is charged in it. A call counts where its first line does.
+    /// `now_us`, what is charged in it. A call counts where its first line does. Of a day or month that
+    /// begins more than an hour after `now_us` there is nothing: nothing is charged so far ahead.
     async fn seeds(
         &self,
         tenant: &TenantId,

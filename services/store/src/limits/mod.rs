@@ -110,38 +110,25 @@ pub(crate) async fn subject_limits(
     tenant: &str,
     subjects: &[(Scope, &str)],
 ) -> Result<Vec<SubjectLimits>, Error> {
-    let mut found = vec![SubjectLimits::default(); subjects.len()];
     if subjects.is_empty() {
-        return Ok(found);
+        return Ok(Vec::new());
     }
     let mut binds = vec![Bind::from(tenant)];
-    let mut pairs = Vec::with_capacity(subjects.len());
-    for (scope, subject) in subjects {
-        let next = binds.len() + 1;
-        pairs.push(format!("(${next}, ${})", next + 1));
+    let mut asked = Vec::with_capacity(subjects.len());
+    for (n, (scope, subject)) in subjects.iter().enumerate() {
         binds.extend([Bind::from(scope.as_str()), Bind::from(*subject)]);
+        asked.push(format!("({n}, ${}, ${})", 2 * n + 2, 2 * n + 3));
     }
-    let these = format!(
-        "tenant_id = $1 AND (scope, subject) IN (VALUES {})",
-        pairs.join(", ")
-    );
-    let sql = format!(
-        "SELECT scope, subject, profile_id, NULL AS limits FROM profile_assignments WHERE {these} \
-         UNION ALL SELECT scope, subject, NULL, limits FROM own_limits WHERE {these}"
-    );
-    for row in on.rows(AssertSqlSafe(sql), &binds).await? {
-        let (scope, subject): (Scope, &str) = (limits::scope(&row)?, row.value("subject")?);
-        let mut asked = subjects.iter().zip(&mut found);
-        for (_, own) in asked.by_ref().filter(|(one, _)| **one == (scope, subject)) {
-            if let Some(profile_id) = row.value("profile_id")? {
-                own.profile_id = Some(profile_id);
-            }
-            if let Some(limits) = row.json("limits")? {
-                own.limits = limits;
-            }
-        }
-    }
-    Ok(found)
+    let asked = asked.join(", ");
+    let sql = include_str!("queries/subject_limits.sql").replace("{asked}", &asked);
+    let rows = on.rows(AssertSqlSafe(sql), &binds).await?;
+    let own = rows.iter().map(|row| {
+        Ok(SubjectLimits {
+            profile_id: row.value("profile_id")?,
+            limits: row.json("limits")?.unwrap_or_default(),
+        })
+    });
+    own.collect()
 }
 
 /// Assignments by the word of the scope, then subject.

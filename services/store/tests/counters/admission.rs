@@ -247,6 +247,39 @@ pub async fn the_largest_amounts_do_not_wrap<S: Store>() {
     assert_eq!(world.figures(&rules[0]).await, (0, most));
 }
 
+/// Sums that do not fit 64 bits are told as far as those go, and come back to what they are.
+pub async fn sums_beyond_64_bits_come_back<S: Store>() {
+    let mut world = World::<S>::new().await;
+    let most = tokenmeter_model::limit::MAX_AMOUNT;
+    let block = rule(Scope::User, Metric::Cost, Window::Month, 100);
+    let rules = [with(&block, |limit| {
+        limit.enforcement = Enforcement::Shadow;
+    })];
+    let huge = Amounts {
+        cost_nano_usd: most,
+        ..call(1, 1)
+    };
+    world.standings(&rules).await;
+    for name in ["1", "2", "3"] {
+        world.admitted(&ask(name, huge, &rules)).await;
+    }
+    assert_eq!(world.figures(&rules[0]).await, (0, i64::MAX));
+    for name in ["r-1", "r-2", "r-3"] {
+        world.release(name, &rules).await;
+    }
+    assert_eq!(world.figures(&rules[0]).await, (0, 0));
+    for _ in 0..2 {
+        world.record(usage(T0, huge), &rules).await;
+    }
+    assert_eq!(world.figures(&rules[0]).await, (i64::MAX, 0));
+    world.refused(&ask("4", call(0, 0), &[block])).await;
+    for _ in 0..2 {
+        let undo = Amounts::ZERO.minus(&huge);
+        world.record(usage(T0, undo), &rules).await;
+    }
+    assert_eq!(world.figures(&rules[0]).await, (0, 0));
+}
+
 /// An admitted request gets its first answer again, with the limits of now: while the hold lives and for 24
 /// hours after its end.
 pub async fn admissions_replay<S: Store>() {

@@ -3,8 +3,10 @@
 
 pub mod admission;
 pub mod folding;
+pub mod hammer;
 pub mod holds;
 pub mod ledger;
+pub mod memory;
 pub mod random;
 pub mod reference;
 pub mod windows;

@@ -77,8 +77,11 @@ struct Counter {
     zoned: Zoned,
     /// How many changes had been told when it was begun, and up to where the log was swept.
     begun: (usize, Option<i64>),
-    /// None while it is being seeded.
-    seed: Option<(Vec<(i64, Amounts)>, Seen)>,
+    /// Whether an estimate of a tool was told since: it has no position, so that nobody can say whether
+    /// the snapshot on its way has it.
+    doubtful: bool,
+    /// None while it is being seeded; then its sums, what they contain, and how many changes had been told by then.
+    seed: Option<(Vec<(i64, Amounts)>, Seen, usize)>,
 }
 
 impl Counter {
@@ -140,6 +143,7 @@ impl Tenant {
                     key: key.clone(),
                     zoned: zoned.clone(),
                     begun: (self.told.len(), self.swept),
+                    doubtful: false,
                     seed: None,
                 });
             }
@@ -154,17 +158,22 @@ impl Tenant {
         };
         let metric = rule.limit.metric;
         let counter = self.counter(&key).expect("asked of known ones only");
-        let (buckets, seen) = counter.seed.as_ref().expect("asked of known ones only");
+        let seed = counter.seed.as_ref();
+        let (buckets, seen, known_from) = seed.expect("asked of known ones only");
         let seeded = buckets.iter().map(|(bucket_us, amounts)| Part {
             bucket_us: *bucket_us,
             used: amounts.of(metric).into(),
             held: 0,
         });
-        // An estimate of a tool has no position: what was told since the counter was begun counts.
-        let told = self.told.iter().enumerate().filter(|(n, delta)| {
-            let before = delta.tool && *n < counter.begun.0;
-            !before && (delta.tool || !seen.contains(delta.position))
-        });
+        // An estimate of a tool has no position: what was told since the counter is known counts.
+        let told = self
+            .told
+            .iter()
+            .enumerate()
+            .filter(|(n, delta)| match delta.tool {
+                true => *n >= *known_from,
+                false => !seen.contains(delta.position),
+            });
         let told = told.map(|(_, delta)| Part {
             bucket_us: key.window.bucket(zoned, delta.charge_time_us),
             used: share(&key, delta).of(metric).into(),
@@ -216,8 +225,8 @@ impl Tenant {
             _ => window.closes(zoned, window.bucket(zoned, now_us)),
         };
         Standing {
-            used: used.try_into().unwrap(),
-            held: held.try_into().unwrap(),
+            used: clamped(used),
+            held: clamped(held),
             reset_us,
             exceeded,
             retry_us,
@@ -246,6 +255,13 @@ impl Tenant {
         if counted {
             self.told.push(delta.clone());
         }
+        if delta.tool {
+            let mut counters = self.counters.iter_mut();
+            let budget = counters.find(|one| !share(&one.key, delta).is_zero());
+            if let Some(counter) = budget {
+                counter.doubtful = true;
+            }
+        }
         let Some((reservation_id, event_id)) = &delta.settles else {
             return (Found::NoReservation, counted);
         };
@@ -262,6 +278,11 @@ impl Tenant {
         };
         (found, counted)
     }
+}
+
+/// A sum as far as 64 bits go.
+fn clamped(sum: i128) -> i64 {
+    i64::try_from(sum).unwrap_or(if sum < 0 { i64::MIN } else { i64::MAX })
 }
 
 /// Whether a hold reserves in a counter.
@@ -560,9 +581,10 @@ impl Counters for Reference {
                 let mut counters = counters.iter_mut();
                 if let Some(counter) = counters.find(|one| one.key == key)
                     && counter.seed.is_none()
+                    && !std::mem::take(&mut counter.doubtful)
                     && counter.takes(told, seen)
                 {
-                    counter.seed = Some((buckets, seen.clone()));
+                    counter.seed = Some((buckets, seen.clone(), told.len()));
                 }
             }
         });

@@ -1,6 +1,6 @@
 //! Opening the counters that the configuration names, and asking how they are.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -24,10 +24,8 @@ pub(super) fn open(config: &Config) -> Result<Arc<dyn Counters>, String> {
             "holds have no journal: they end with this process; set counters to memory:PATH"
         );
     }
-    let memory = Memory::open(journal.as_deref(), clock::system()).map_err(|error| {
-        let path = journal.as_deref().unwrap_or(Path::new("")).display();
-        format!("counters: {path}: {error}")
-    })?;
+    let memory = Memory::open(journal.as_deref(), clock::system());
+    let memory = memory.map_err(|error| error.to_string())?;
     Ok(Arc::new(memory))
 }
 

@@ -35,7 +35,7 @@ use super::guard::GuardLayer;
 use super::health::{self, Health};
 use super::jobs;
 use super::ledger::{self, LedgerProbe, Opened};
-use super::standings::OfAdmission;
+use super::limits::OfAdmission;
 use crate::config::{Config, ServeRole};
 
 /// Everything outside the network.
@@ -241,17 +241,22 @@ fn add_services(
     }
 }
 
-/// Profiles and limits, by request. How they stand only nodes know that serve metering.
+/// Profiles and limits, by request. Where this process admits no calls, it does not say how they stand.
 fn limits(config: &Config, ports: &Ports<'_>, clock: &Clock) -> LimitAdmin {
     let configured = Configured {
         zone: config.zone.clone(),
         retention_days: config.retention_days,
     };
-    let standings = ports
-        .admission
-        .map(|admission| Arc::new(OfAdmission(Arc::clone(admission))) as Arc<dyn Standings>);
-    let (ledger, clock) = (Arc::clone(ports.ledger), Arc::clone(clock));
-    LimitAdmin::new(ledger, clock, configured, standings)
+    let standings = ports.admission.map(|admission| {
+        let standings: Arc<dyn Standings> = Arc::new(OfAdmission(Arc::clone(admission)));
+        standings
+    });
+    LimitAdmin::new(
+        Arc::clone(ports.ledger),
+        Arc::clone(clock),
+        configured,
+        standings,
+    )
 }
 
 /// What keeps the ledger in order, by request.

@@ -60,7 +60,8 @@ impl Held {
 #[derive(Debug, Default)]
 pub(super) struct Holds {
     next: u64,
-    all: HashMap<u64, Held>,
+    /// Boxed, so that the table is small and quick to grow.
+    all: HashMap<u64, Box<Held>>,
     by_request: HashMap<Arc<str>, u64>,
     by_reservation: HashMap<Arc<str>, u64>,
     /// The active ones by their end.
@@ -78,12 +79,12 @@ impl Holds {
     }
 
     pub(super) fn get(&self, id: u64) -> Option<&Held> {
-        self.all.get(&id)
+        self.all.get(&id).map(|held| &**held)
     }
 
     /// All of them, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Held)> {
-        self.all.iter().map(|(id, held)| (*id, held))
+        self.all.iter().map(|(id, held)| (*id, &**held))
     }
 
     /// The one that a request made.
@@ -99,7 +100,7 @@ impl Holds {
     }
 
     fn remembered(&self, id: u64, now_us: i64) -> Option<(u64, &Held)> {
-        let held = self.all.get(&id)?;
+        let held = self.get(id)?;
         held.is_remembered(now_us).then_some((id, held))
     }
 
@@ -112,7 +113,7 @@ impl Holds {
         if held.hold.state == HoldState::Active {
             self.expiring.insert((held.hold.expire_us, id));
         }
-        self.all.insert(id, held);
+        self.all.insert(id, Box::new(held));
         let requests = self.by_request.insert(request, id);
         let reservations = self.by_reservation.insert(reservation, id);
         for before in [requests, reservations].into_iter().flatten() {

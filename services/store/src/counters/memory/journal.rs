@@ -32,6 +32,7 @@ const LARGE: u64 = 64 << 20;
 
 /// One entry of a journal.
 #[derive(Debug, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant)] // read one at a time, and written by reference
 pub(super) enum Record<'a> {
     /// The tenant's log is counted up to a position, and all holds that it settles are settled.
     Swept { tenant: Cow<'a, str>, position: i64 },

@@ -339,6 +339,7 @@ impl Counters for Memory {
 
     async fn sweep(&self, place: Place<'_>, deltas: &[Delta], through: i64) -> Result<(), Error> {
         self.step(place, |tenant, _| tenant.sweep(deltas, through));
+        let _ = self.kept().await;
         Ok(())
     }
 

@@ -26,6 +26,23 @@ struct Subject {
     asked_us: i64,
 }
 
+impl Subject {
+    /// Reserves more, or less, in the counters in which a hold counts.
+    fn reserve(&mut self, calendar: &Calendar, hold: &Hold, more: &Amounts) {
+        if is_planted(Planted::HoldNothing) {
+            return;
+        }
+        let load = Load::held(*more);
+        for counter in &mut self.counters {
+            if counter.covers(&hold.provider, &hold.model)
+                && let Some(sums) = counter.sums(calendar)
+            {
+                sums.add(calendar, hold.admit_us, &load);
+            }
+        }
+    }
+}
+
 /// All subjects of a tenant, and its calendar.
 #[derive(Debug)]
 pub(super) struct Subjects {
@@ -139,53 +156,39 @@ impl Subjects {
 
     /// Reserves what a new hold holds.
     pub(super) fn hold(&mut self, id: u64, hold: &Hold) {
-        for (scope, subject) in subjects_of(&hold.owner) {
+        for (scope, name) in subjects_of(&hold.owner) {
             let subjects = &mut self.by_scope[scope as usize];
-            match subjects.get_mut(subject) {
-                Some(subject) => {
-                    subject.holds.insert(id);
-                }
-                None => {
-                    let subject = subjects.entry(subject.into()).or_default();
-                    subject.holds.insert(id);
-                }
+            // Most are there already, so that nothing has to be copied.
+            if let Some(subject) = subjects.get_mut(name) {
+                subject.holds.insert(id);
+                subject.reserve(&self.calendar, hold, &hold.amounts);
+            } else {
+                subjects.entry(name.into()).or_default().holds.insert(id);
             }
         }
-        self.resize(hold, &hold.amounts);
     }
 
     /// Reserves more, or less, for a hold.
     pub(super) fn resize(&mut self, hold: &Hold, more: &Amounts) {
-        if is_planted(Planted::HoldNothing) {
-            return;
-        }
-        let load = Load::held(*more);
-        let calendar = &self.calendar;
-        for (scope, subject) in subjects_of(&hold.owner) {
-            let Some(subject) = self.by_scope[scope as usize].get_mut(subject) else {
-                continue;
-            };
-            for counter in &mut subject.counters {
-                if counter.covers(&hold.provider, &hold.model)
-                    && let Some(sums) = counter.sums(calendar)
-                {
-                    sums.add(calendar, hold.admit_us, &load);
-                }
+        for (scope, name) in subjects_of(&hold.owner) {
+            if let Some(subject) = self.by_scope[scope as usize].get_mut(name) {
+                subject.reserve(&self.calendar, hold, more);
             }
         }
     }
 
     /// Gives back what a hold reserved.
     pub(super) fn give_back(&mut self, id: u64, hold: &Hold) {
-        self.resize(hold, &Amounts::ZERO.minus(&hold.amounts));
-        for (scope, subject) in subjects_of(&hold.owner) {
+        let back = Amounts::ZERO.minus(&hold.amounts);
+        for (scope, name) in subjects_of(&hold.owner) {
             let subjects = &mut self.by_scope[scope as usize];
-            let Some(found) = subjects.get_mut(subject) else {
+            let Some(subject) = subjects.get_mut(name) else {
                 continue;
             };
-            found.holds.remove(&id);
-            if found.holds.is_empty() && found.counters.is_empty() {
-                subjects.remove(subject);
+            subject.reserve(&self.calendar, hold, &back);
+            subject.holds.remove(&id);
+            if subject.holds.is_empty() && subject.counters.is_empty() {
+                subjects.remove(name);
             }
         }
     }

@@ -170,11 +170,10 @@ impl Tenant {
                 standings: tenant.standings(&ask.rules),
             });
         }
-        if let Some(cold) = self.cold(&ask.rules, room)? {
-            return Ok(Known::Cold(cold));
-        }
         let asked = |rule: &Rule| Some(ask.amounts.of(rule.limit.metric));
-        let (verdicts, refusing) = self.verdicts(&ask.rules, asked);
+        let Some((verdicts, refusing)) = self.verdicts(&ask.rules, asked) else {
+            return self.begin_cold(&ask.rules, room).map(Known::Cold);
+        };
         if let Some(rule) = refusing {
             return Ok(Known::Answer(Admission::Refused {
                 rule,
@@ -239,12 +238,11 @@ impl Tenant {
         if hold.state != HoldState::Active {
             return Ok(Known::Answer(Change::Ended(hold)));
         }
-        if let Some(cold) = self.cold(&ask.rules, room)? {
-            return Ok(Known::Cold(cold));
-        }
         let wanted = ask.amounts.unwrap_or(hold.amounts);
-        let (verdicts, refusing) =
-            self.verdicts(&ask.rules, |rule| more(rule, &hold.amounts, &wanted));
+        let asked = |rule: &Rule| more(rule, &hold.amounts, &wanted);
+        let Some((verdicts, refusing)) = self.verdicts(&ask.rules, asked) else {
+            return self.begin_cold(&ask.rules, room).map(Known::Cold);
+        };
         if let Some(rule) = refusing {
             return Ok(Known::Answer(Change::Refused {
                 hold,
@@ -386,10 +384,10 @@ impl Tenant {
         room: Room,
         answer: impl FnOnce(&mut Self) -> T,
     ) -> Result<Known<T>, Error> {
-        Ok(match self.cold(rules, room)? {
-            Some(cold) => Known::Cold(cold),
-            None => Known::Answer(answer(self)),
-        })
+        if !self.is_known(rules) {
+            return self.begin_cold(rules, room).map(Known::Cold);
+        }
+        Ok(Known::Answer(answer(self)))
     }
 
     fn is_known(&mut self, rules: &[Rule]) -> bool {
@@ -400,11 +398,8 @@ impl Tenant {
         rule.limit.window == Window::Request || self.subjects.sums(rule).is_some()
     }
 
-    /// The counters that are cold, each once; they are begun. None if there are none.
-    fn cold(&mut self, rules: &[Rule], room: Room) -> Result<Option<Vec<CounterKey>>, Error> {
-        if self.is_known(rules) {
-            return Ok(None);
-        }
+    /// Begins the counters that are cold, and answers them, each once.
+    fn begin_cold(&mut self, rules: &[Rule], room: Room) -> Result<Vec<CounterKey>, Error> {
         if !room.counters {
             return Err(Error::Full("too many counters have holds".to_owned()));
         }
@@ -418,46 +413,44 @@ impl Tenant {
         for key in &cold {
             self.subjects.begin(key, mark);
         }
-        Ok(Some(cold.into_iter().collect()))
+        Ok(cold.into_iter().collect())
     }
 
-    /// What each rule says to what is asked of it, and the first that refuses.
+    /// What each rule says to what is asked of it, and the first that refuses; none if a counter is
+    /// cold.
     fn verdicts(
         &mut self,
         rules: &[Rule],
         asked: impl Fn(&Rule) -> Option<i64>,
-    ) -> (Vec<Verdict>, Option<usize>) {
-        let verdicts = rules.iter().map(|rule| match asked(rule) {
-            Some(asked) => self.verdict(rule, asked),
-            None => Verdict::default(),
-        });
-        let verdicts: Vec<_> = verdicts.collect();
+    ) -> Option<(Vec<Verdict>, Option<usize>)> {
+        let verdicts = rules.iter().map(|rule| self.verdict(rule, asked(rule)));
+        let verdicts: Vec<_> = verdicts.collect::<Option<_>>()?;
         let refusing = rules.iter().zip(&verdicts).position(|(rule, verdict)| {
             verdict.exceeded && rule.limit.enforcement == Enforcement::Block
         });
-        (verdicts, refusing)
+        Some((verdicts, refusing))
     }
 
-    fn verdict(&mut self, rule: &Rule, asked: i64) -> Verdict {
+    fn verdict(&mut self, rule: &Rule, asked: Option<i64>) -> Option<Verdict> {
         let limit = &rule.limit;
         if limit.window == Window::Request {
-            return Verdict {
-                exceeded: asked > limit.amount,
+            return Some(Verdict {
+                exceeded: asked.is_some_and(|asked| asked > limit.amount),
                 retry_us: None,
-            };
+            });
         }
-        let Some((sums, calendar)) = self.subjects.sums(rule) else {
-            return Verdict::default();
+        let (sums, calendar) = self.subjects.sums(rule)?;
+        let Some(asked) = asked else {
+            return Some(Verdict::default());
         };
         let most = most(rule) - i128::from(asked);
         let exceeded = sums.total().of(limit.metric) > most;
         let can_fit = exceeded && asked <= limit.amount;
-        Verdict {
+        let room = || sums.falls_to(calendar, limit.metric, most);
+        Some(Verdict {
             exceeded,
-            retry_us: can_fit
-                .then(|| sums.falls_to(calendar, limit.metric, most))
-                .flatten(),
-        }
+            retry_us: can_fit.then(room).flatten(),
+        })
     }
 
     /// How rules stand, as if nothing was asked.

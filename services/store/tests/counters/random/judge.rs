@@ -75,7 +75,8 @@ impl Judge {
 
     /// Counters were told of a change.
     pub(super) fn told(&mut self, delta: &Delta) {
-        if self.told.iter().any(|one| one.position == delta.position) {
+        let before = |one: &Delta| one.position == delta.position;
+        if !delta.tool && self.told.iter().any(before) {
             return;
         }
         self.told.push(delta.clone());

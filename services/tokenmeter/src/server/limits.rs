@@ -1,4 +1,5 @@
-//! Administration asks admission how limits stand.
+//! How limits stand, for those who administer them: admission knows, and the service asks through a
+//! trait, because services do not call each other.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use tokenmeter_metering::admission::Admission;
 use tokenmeter_model::id::TenantId;
 use tokenmeter_store::counters::{Owner, Rule, Standing};
 
-/// Admission, as administration knows it.
+/// What admission of this process says.
 pub(super) struct OfAdmission(pub(super) Arc<Admission>);
 
 #[async_trait]
@@ -20,8 +21,8 @@ impl Standings for OfAdmission {
         owner: &Owner,
     ) -> Result<Vec<(Rule, Standing)>, Failure> {
         let (_, states) = self.0.states(tenant, owner).await?;
-        let limits = states.limits();
-        Ok(limits
+        Ok(states
+            .limits()
             .map(|(rule, standing)| (rule.clone(), *standing))
             .collect())
     }

@@ -37,9 +37,6 @@ pub use tenant::Tenant;
 
 use crate::error::Error;
 
-/// The profile of users to whom nobody gave one.
-const FREE: &str = "free";
-
 /// How limits stand. The part of the service that admits calls knows; the server hands it over.
 #[async_trait]
 pub trait Standings: Send + Sync {

@@ -10,8 +10,9 @@ use tokenmeter_store::counters::{Owner, Rule, Standing};
 use tokenmeter_store::ledger::limits::{
     Assignment, LimitChange, StoredProfile, StoredTenant, SubjectLimits,
 };
+use tokenmeter_store::rules::DEFAULT_PROFILE;
 
-use super::{FREE, LimitAdmin, checked, told};
+use super::{LimitAdmin, checked, told};
 use crate::error::Error;
 
 /// Whom limits or a profile are for.
@@ -254,7 +255,7 @@ impl LimitAdmin {
         let StoredTenant { settings, .. } = self.ledger.tenant_settings(tenant).await?;
         Ok(match settings.default_profile_id {
             Some(profile_id) => (Some((Scope::Tenant, String::new())), profile_id),
-            None => (None, FREE.to_owned()),
+            None => (None, DEFAULT_PROFILE.to_owned()),
         })
     }
 

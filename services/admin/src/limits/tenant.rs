@@ -9,15 +9,14 @@ use tokenmeter_model::limit::DEFAULT_MAX_OUTPUT_TOKENS;
 use tokenmeter_model::zone::Zone;
 use tokenmeter_store::ledger;
 use tokenmeter_store::ledger::limits::{LimitChange, StoredTenant, TenantSettings};
+use tokenmeter_store::rules::{DEFAULT_PROFILE, SUMMARIZE_BELOW_PERCENT};
 
 use super::profiles::check_etag;
-use super::{FREE, LimitAdmin, checked};
+use super::{LimitAdmin, checked};
 use crate::error::Error;
 
 /// How often a change is tried again whose tenant was changed by somebody else meanwhile.
 const ATTEMPTS: usize = 5;
-/// The remaining share of a session's budget below which to summarize, in per cent.
-const SUMMARIZE_BELOW_PERCENT: i32 = 20;
 
 /// A tenant's settings with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +129,7 @@ impl LimitAdmin {
             display_name: asked.display_name.clone(),
             time_zone,
             zone_before,
-            default_profile_id: some(&asked.default_profile_id).filter(|id| id != FREE),
+            default_profile_id: some(&asked.default_profile_id).filter(|id| id != DEFAULT_PROFILE),
             default_max_output_tokens: asked.default_max_output_tokens,
             summarize_below_percent: asked.summarize_below_percent,
         })
@@ -161,7 +160,7 @@ impl LimitAdmin {
             time_zone,
             default_profile_id: settings
                 .default_profile_id
-                .unwrap_or_else(|| FREE.to_owned()),
+                .unwrap_or_else(|| DEFAULT_PROFILE.to_owned()),
             default_max_output_tokens: settings
                 .default_max_output_tokens
                 .unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS),

@@ -352,7 +352,7 @@ fn headline(asked: &v1::AuthorizeResponse) -> String {
                 Some(cost) => format!(", {},", usd_of(cost)),
                 None => String::new(),
             },
-            time::text(hold.expire_time.as_ref()),
+            time::seconds(hold.expire_time.as_ref()),
         ),
         None => "allowed: nothing is held".to_owned(),
     };

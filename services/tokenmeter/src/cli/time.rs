@@ -23,6 +23,15 @@ pub(crate) fn text(time: Option<&prost_types::Timestamp>) -> String {
     format(time).unwrap_or_default()
 }
 
+/// Writes a time in whole seconds, the next one if it has a part of one; empty for none.
+pub(crate) fn seconds(time: Option<&prost_types::Timestamp>) -> String {
+    let whole = time.map(|time| prost_types::Timestamp {
+        seconds: time.seconds.saturating_add(i64::from(time.nanos > 0)),
+        nanos: 0,
+    });
+    text(whole.as_ref())
+}
+
 /// Writes a time as RFC 3339 in UTC; none for none and for what is no time.
 pub(crate) fn format(time: Option<&prost_types::Timestamp>) -> Option<String> {
     let time = time?;
@@ -49,6 +58,7 @@ mod tests {
         }
         let time = parse("2026-07-01T10:00:00.25+02:00").unwrap();
         assert_eq!(text(Some(&time)), "2026-07-01T08:00:00.25Z");
+        assert_eq!(seconds(Some(&time)), "2026-07-01T08:00:01Z");
         assert_eq!(format(None), None);
     }
 }

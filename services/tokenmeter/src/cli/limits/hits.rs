@@ -91,7 +91,7 @@ pub(super) async fn list(args: HitsArgs, client: &ClientArgs, output: Output) ->
         });
     }
     let mut table = render::table(&[
-        "time", "#calls", "limit", "of", "of what", "#limit", "#used", "did", "user",
+        "time", "#calls", "limit", "of", "of what", "#limit", "#used", "#held", "did", "user",
     ]);
     for hit in &hits {
         let state = hit.state.clone().unwrap_or_default();
@@ -103,6 +103,7 @@ pub(super) async fn list(args: HitsArgs, client: &ClientArgs, output: Output) ->
             spec::rule_words(state.metric(), state.window()),
             show::amount(state.metric(), state.limit),
             show::amount(state.metric(), state.used),
+            show::amount(state.metric(), state.held),
             spec::enforcement_word(hit.enforcement()).to_owned(),
             hit.user_id.clone(),
         ]);

@@ -142,32 +142,85 @@ pub(super) fn limits(limits: &[v1::Limit]) -> comfy_table::Table {
     table
 }
 
-/// How limits stand, for people.
+/// How limits stand, for people; when they run out only if that is told of any.
 pub(crate) fn states(states: &[v1::LimitState]) -> comfy_table::Table {
-    let mut table = render::table(&[
+    let mut headings = vec![
         "limit", "of", "of what", "#limit", "#used", "#held", "#left", "resets", "then", "from",
-    ]);
+    ];
+    let tells_the_end = states.iter().any(|state| state.exhaustion_time.is_some());
+    if tells_the_end {
+        headings.push("runs out");
+    }
+    let mut table = render::table(&headings);
     for state in states {
-        let of_metric = |value| amount(state.metric(), value);
-        let left = match state.overage {
-            0 => of_metric(state.remaining),
-            over => format!("{} over", of_metric(over)),
-        };
-        table.add_row(vec![
-            state.name.clone(),
-            subject(state.scope(), &state.subject),
-            spec::rule_words(state.metric(), state.window()),
-            of_metric(state.limit),
-            of_metric(state.used),
-            of_metric(state.held),
-            left,
-            time::text(state.reset_time.as_ref()),
-            spec::enforcement_word(state.enforcement()).to_owned(),
-            match &*state.profile_id {
-                "" => "own".to_owned(),
-                profile => profile.to_owned(),
-            },
-        ]);
+        let mut row = row(state);
+        if tells_the_end {
+            row.push(time::seconds(state.exhaustion_time.as_ref()));
+        }
+        table.add_row(row);
     }
     table
+}
+
+/// How one limit stands.
+fn row(state: &v1::LimitState) -> Vec<String> {
+    let of_metric = |value| amount(state.metric(), value);
+    vec![
+        state.name.clone(),
+        subject(state.scope(), &state.subject),
+        spec::rule_words(state.metric(), state.window()),
+        of_metric(state.limit),
+        of_metric(state.used),
+        of_metric(state.held),
+        match state.overage {
+            0 => of_metric(state.remaining),
+            over => format!("{} over", of_metric(over)),
+        },
+        time::seconds(state.reset_time.as_ref()),
+        spec::enforcement_word(state.enforcement()).to_owned(),
+        match &*state.profile_id {
+            "" => "own".to_owned(),
+            profile => profile.to_owned(),
+        },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_runs_out_says_when() {
+        let mut state = v1::LimitState {
+            name: "budget".into(),
+            scope: v1::LimitScope::Tenant.into(),
+            metric: v1::LimitMetric::Cost.into(),
+            window: v1::LimitWindow::Month.into(),
+            limit: 2_000_000_000,
+            used: 2_500_000_000,
+            overage: 500_000_000,
+            ..v1::LimitState::default()
+        };
+        let table = states(std::slice::from_ref(&state)).to_string();
+        for words in [
+            "budget",
+            "everyone",
+            "cost/month",
+            "$2.5",
+            "$0.5 over",
+            "own",
+        ] {
+            assert!(table.contains(words), "{words}: {table}");
+        }
+        assert!(!table.contains("runs out"), "{table}");
+        state.exhaustion_time = Some(prost_types::Timestamp {
+            seconds: 60,
+            nanos: 1,
+        });
+        let table = states(&[state]).to_string();
+        assert!(
+            table.contains("runs out") && table.contains("1970-01-01T00:01:01Z"),
+            "{table}"
+        );
+    }
 }

@@ -1,5 +1,5 @@
 //! One limit in one word: `[SCOPE:]METRIC/WINDOW=AMOUNT[,OPTION]…`, such as `requests/minute=10` or
-//! `team:cost/month=250.50,overage`. What is written can be read again.
+//! `team:cost/month=250.50,overage`. What is written can be read again, unless a name has a comma in it.
 
 use tokenmeter_api::v1;
 use tokenmeter_model::money::format_nano_usd;

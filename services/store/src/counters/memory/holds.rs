@@ -148,13 +148,6 @@ impl Holds {
         held.ended_us = Some(ended_us);
     }
 
-    /// The latest time that any of them knows of.
-    pub(super) fn latest_us(&self) -> i64 {
-        let times = self.all.values();
-        let times = times.map(|held| held.ended_us.unwrap_or(held.hold.admit_us));
-        times.max().unwrap_or_default()
-    }
-
     /// The number of a reservation, however long ago it ended.
     pub(super) fn id(&self, reservation_id: &str) -> Option<u64> {
         self.by_reservation.get(reservation_id).copied()

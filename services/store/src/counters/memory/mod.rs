@@ -94,8 +94,6 @@ impl Memory {
     fn restore(&self, restored: HashMap<TenantId, Restored>) {
         let mut ended = Vec::new();
         for (name, Restored { swept, holds }) in restored {
-            self.latest_us
-                .fetch_max(holds.latest_us(), Ordering::Relaxed);
             self.active.fetch_add(holds.active(), Ordering::Relaxed);
             let over = holds
                 .iter()
@@ -194,14 +192,17 @@ impl Memory {
         let oldest: Vec<_> = all.drain(..old).collect();
         drop(all);
         forget(oldest);
+        let is_empty = |shelf: &Shelf| {
+            let tenant = lock(shelf);
+            tenant.is_idle() && tenant.holds.is_empty()
+        };
+        if !read(&self.tenants).values().any(is_empty) {
+            return;
+        }
         let mut tenants = write(&self.tenants);
         tenants.retain(|_, shelf| {
             // Who else has the shelf is about to use it; nobody can take it from here meanwhile.
-            if Arc::strong_count(shelf) > 1 {
-                return true;
-            }
-            let tenant = lock(shelf);
-            !(tenant.is_idle() && tenant.holds.is_empty())
+            Arc::strong_count(shelf) > 1 || !is_empty(shelf)
         });
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Tenant {
     pub(super) subjects: Subjects,
     pub(super) holds: Holds,
     pub(super) told: Told,
+    /// Whether no step was taken yet.
+    is_new: bool,
     /// Up to where the ledger is on disk, as far as the last step knew.
     position: i64,
     /// Holds that ended in this step, and when, for who remembers them.
@@ -67,6 +69,7 @@ impl Tenant {
             subjects,
             holds,
             told: Told::new(swept),
+            is_new: true,
             position: swept,
             ended: Vec::new(),
         }
@@ -109,6 +112,16 @@ impl Tenant {
         self.subjects.tick(place.zoned, now_us);
         self.expire(now_us);
         self.position = place.position;
+        if std::mem::take(&mut self.is_new) && place.position < self.told.swept() {
+            // A journal that outlived its ledger: positions begin anew, and no counter knows of any yet.
+            tracing::warn!(
+                tenant = self.name.as_str(),
+                swept = self.told.swept(),
+                committed = place.position,
+                "the journal of holds knows of more than the ledger has"
+            );
+            self.told = Told::new(place.position);
+        }
         if self.told.is_full() {
             self.subjects.clear();
             self.told.forget();

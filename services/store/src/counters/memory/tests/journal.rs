@@ -144,3 +144,17 @@ async fn a_journal_that_is_written_anew_has_what_is_known() {
         assert_eq!(bench.state(name).await, state, "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_journal_of_another_ledger_does_not_hide_what_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = journaled(&folder);
+    bench.position = 1_000;
+    bench.admit(&ask("a", &none())).await;
+    let bench = reopened(&folder, bench);
+    let rules = rules(Scope::User, Metric::Requests, Window::Month, 10);
+    bench.warm(&rules).await;
+    assert!(bench.apply(&delta(7, None), &rules).await.counted);
+    let standing = bench.standing(&rules).await;
+    assert_eq!((standing.used, standing.held), (1, 1));
+}

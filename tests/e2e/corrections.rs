@@ -23,6 +23,7 @@ fn void(request_id: &str, event_id: &str, reason: &str) -> v1::VoidUsageRequest 
 }
 
 impl Clients {
+    /// Voids an event. The answer is without limits, which are those of now and not of the void.
     async fn void(
         &mut self,
         request_id: &str,
@@ -30,7 +31,9 @@ impl Clients {
         reason: &str,
     ) -> Result<v1::VoidUsageResponse, Status> {
         let request = void(request_id, event_id, reason);
-        Ok(self.metering.void_usage(request).await?.into_inner())
+        let mut answer = self.metering.void_usage(request).await?.into_inner();
+        answer.limits.clear();
+        Ok(answer)
     }
 
     async fn reprice(

@@ -257,8 +257,7 @@ impl<C: Counters> Field<C> {
             let owner = who(dice.roll(4));
             let rules = rules(&owner);
             let asked = call(dice.amount(40), dice.amount(60));
-            let life_us =
-                [2 * SECOND, 20 * SECOND, 10 * MINUTE][usize::try_from(dice.roll(3)).unwrap()];
+            let life_us = [5 * SECOND, MINUTE, 10 * MINUTE][usize::try_from(dice.roll(3)).unwrap()];
             let ask = Ask {
                 owner,
                 life_us,
@@ -269,7 +268,10 @@ impl<C: Counters> Field<C> {
             if dice.roll(16) == 0 {
                 self.sweep().await;
             }
-            tokio::task::yield_now().await;
+            // Others ask while this call runs.
+            for _ in 0..dice.roll(8) {
+                tokio::task::yield_now().await;
+            }
             let Some(mut hold) = hold else {
                 continue;
             };

@@ -6,6 +6,7 @@ mod guard;
 mod health;
 mod jobs;
 pub(crate) mod ledger;
+mod limits;
 mod metrics;
 mod page;
 mod process;

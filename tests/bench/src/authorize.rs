@@ -123,10 +123,7 @@ fn serve(room: &mut Room, options: &Options) -> Server {
 
 /// Four limits for every call: two of its user's requests, its user's tokens, its tenant's cost.
 async fn set_limits(server: &Server) {
-    let endpoint = format!("http://{}", server.address());
-    let mut admin = AdminServiceClient::connect(endpoint)
-        .await
-        .expect("it connects");
+    let mut admin = AdminServiceClient::new(server.channel().await);
     let limit =
         |scope: v1::LimitScope, metric: v1::LimitMetric, window: v1::LimitWindow| v1::Limit {
             scope: scope.into(),

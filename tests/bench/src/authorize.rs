@@ -11,7 +11,6 @@ use tokenmeter_api::v1::admin_service_client::AdminServiceClient;
 use tokenmeter_tests::{Server, Start};
 use tokio::runtime::Runtime;
 use tonic::Request;
-use tonic::transport::Endpoint;
 
 use crate::client::Client;
 use crate::data::{Random, tenant_id, with_tenant};
@@ -124,10 +123,7 @@ fn serve(room: &mut Room, options: &Options) -> Server {
 
 /// Four limits for every call: two of its user's requests, its user's tokens, its tenant's cost.
 async fn set_limits(server: &Server) {
-    let endpoint = format!("http://{}", server.address());
-    let endpoint = Endpoint::from_shared(endpoint).expect("an address");
-    let channel = endpoint.connect().await.expect("it connects");
-    let mut admin = AdminServiceClient::new(channel);
+    let mut admin = AdminServiceClient::new(server.channel().await);
     let limit =
         |scope: v1::LimitScope, metric: v1::LimitMetric, window: v1::LimitWindow| v1::Limit {
             scope: scope.into(),

@@ -12,8 +12,6 @@ CREATE TABLE settlements (
 
 -- Empty means other credentials. Corrections have that of the line which they correct.
 ALTER TABLE usage_lines ADD COLUMN api_key_id TEXT COLLATE "C" NOT NULL DEFAULT '';
-CREATE INDEX usage_lines_by_api_key ON usage_lines (tenant_id, api_key_id, charge_time)
-    WHERE api_key_id <> '';
 
 -- What a write takes from this version on. Nodes of the one before write new_line meanwhile, whose lines
 -- have no API key, and settle nothing.

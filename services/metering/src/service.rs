@@ -285,6 +285,7 @@ fn prepare(
     now_us: i64,
 ) -> Result<Submission, Error> {
     let Draft { mut event, usage } = draft;
+    let names_team = !event.team_id.is_empty();
     for (field, own) in [
         (&mut event.user_id, &caller.user),
         (&mut event.team_id, &caller.team_id),
@@ -303,25 +304,43 @@ fn prepare(
     if !violations.is_empty() {
         return Err(Error::Invalid(violations));
     }
+    // Of what the caller sent: a retry finds its event when the hold is long forgotten.
+    let fingerprint = event.fingerprint();
     if let Some(hold) = hold {
-        agree(&event, hold)?;
+        agree(&event, names_team, hold)?;
+        take_over(&mut event, names_team, hold);
     }
     let own_time_us = event.request_time_us.unwrap_or(now_us);
     let charge_time_us = hold.map_or(own_time_us, |hold| hold.admit_us);
     Ok(Submission {
         tenant: caller.tenant.clone(),
-        fingerprint: event.fingerprint(),
+        fingerprint,
         quotes: quotes(book, &event, hold, charge_time_us),
         event,
         charge_time_us,
         recorded_at_us: now_us,
-        api_key_id: caller.api_key_id.clone(),
+        api_key_id: hold
+            .map_or(&caller.api_key_id, |hold| &hold.owner.api_key_id)
+            .clone(),
     })
 }
 
+/// What an event leaves open is as the call was admitted, so that its usage counts where it was held.
+fn take_over(event: &mut Event, names_team: bool, hold: &Hold) {
+    if !names_team {
+        event.team_id.clone_from(&hold.owner.team_id);
+    }
+    if event.session_id.is_empty() {
+        event.session_id.clone_from(&hold.owner.session_id);
+    }
+}
+
 /// Whether an event is of the call that was admitted.
-fn agree(event: &Event, hold: &Hold) -> Result<(), Error> {
+fn agree(event: &Event, names_team: bool, hold: &Hold) -> Result<(), Error> {
     let owner = &hold.owner;
+    if names_team && event.team_id != owner.team_id {
+        return Err(Error::ReservationMismatch("team_id"));
+    }
     if event.user_id != owner.user_id {
         return Err(Error::ReservationMismatch("user_id"));
     }

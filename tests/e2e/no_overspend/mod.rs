@@ -237,6 +237,13 @@ impl Client {
         }
     }
 
+    fn or_nothing(&mut self, id: &str) -> String {
+        match self.chance.below(3) {
+            0 => String::new(),
+            _ => id.to_owned(),
+        }
+    }
+
     fn chance_percent(&mut self) -> i64 {
         i64::try_from(self.chance.below(80)).unwrap()
     }
@@ -273,8 +280,9 @@ impl Client {
         let event = v1::UsageEvent {
             event_id: event_id.clone(),
             user_id: call.user.clone(),
-            team_id: call.team.clone(),
-            session_id: call.session.clone(),
+            // What is left out is as it was asked for.
+            team_id: self.or_nothing(&call.team),
+            session_id: self.or_nothing(&call.session),
             provider: "anthropic".into(),
             reservation_id: Some(id.to_owned()),
             usage: Some(lines(vec![line(v1::TokenCounts {

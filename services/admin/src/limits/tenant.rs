@@ -119,7 +119,11 @@ impl LimitAdmin {
         };
         let time_zone = some(&asked.time_zone).filter(|name| name != self.configured.zone.name());
         let zone_before = match *applies == time_zone {
-            true => None,
+            // A change that took effect stays known: where its month began depends on it.
+            true => {
+                let before = stands.zone_before.clone();
+                before.filter(|(_, from_us)| now_us >= *from_us)
+            }
             false => {
                 let next_month_us = self.zone(applies.as_deref())?.next_month(now_us);
                 Some((applies.clone(), next_month_us))

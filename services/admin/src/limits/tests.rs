@@ -414,6 +414,17 @@ async fn a_zone_takes_effect_with_the_next_month_and_can_be_taken_back() {
         (&*after.time_zone, after.next_time_zone),
         ("Asia/Kolkata", None)
     );
+    // Another setting forgets nothing: where the month began depends on it.
+    let named = AskedSettings {
+        display_name: "Acme".into(),
+        ..zone("Asia/Kolkata")
+    };
+    update("f", named, "").await.unwrap();
+    let stored = admin.ledger.tenant_settings(&caller.tenant).await.unwrap();
+    assert_eq!(
+        stored.settings.zone_before,
+        Some((None, DECEMBER_IN_NEW_YORK))
+    );
     let conflict = update("d", zone("UTC"), "").await;
     assert_eq!(reason(conflict.unwrap_err()), "REQUEST_ID_CONFLICT");
     let stale = update("e", zone("UTC"), "stale").await;

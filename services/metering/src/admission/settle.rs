@@ -4,6 +4,7 @@
 //! counters cannot be told now, the sweeper tells them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokenmeter_model::event;
 use tokenmeter_model::id::TenantId;
@@ -17,6 +18,9 @@ use tokenmeter_store::ledger::limits::Overshoot;
 use super::{Admission, States, sweep};
 use crate::error::Error;
 use crate::service::Recorded;
+
+/// How long a void, which is on disk, waits for how limits stand after it.
+const VOID_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What recording an event did to the reservation that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,10 +189,15 @@ impl Admission {
             let rules = effective.covering(&event.provider, models);
             self.stand(tenant, &effective.tenant.zoned, rules).await
         };
-        states.await.unwrap_or_else(|error: Error| {
-            tracing::warn!(%error, "limits are not told with what was voided");
-            States::default()
-        })
+        match tokio::time::timeout(VOID_PATIENCE, states).await {
+            Ok(Ok(states)) => states,
+            Ok(Err::<_, Error>(error)) => {
+                tracing::warn!(%error, "limits are not told with what was voided");
+                States::default()
+            }
+            // The sweeper counts it.
+            Err(_) => States::default(),
+        }
     }
 
     /// Counts the estimated tokens of tools that were recorded, in the budgets of their sessions.

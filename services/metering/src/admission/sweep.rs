@@ -29,8 +29,8 @@ impl Admission {
 
     /// Waits until everything decided is kept. The ledger is closed after it.
     pub async fn close(&self) {
-        self.notes.write().await;
         self.counters.close().await;
+        self.notes.write().await;
     }
 
     async fn upkeep(&self) {
@@ -53,14 +53,15 @@ impl Admission {
     /// # Errors
     /// Those of counters and ledger; what was counted until then stays.
     pub async fn sweep(&self) -> Result<(), Error> {
-        self.counters.expire().await?;
+        let mut done = self.counters.expire().await.map_err(Error::from);
         let _alone = self.sweeping.lock().await;
         for (tenant, after) in self.counters.swept().await? {
             // Read before it is asked whether anything happened.
             let through = *self.committed.borrow();
-            self.sweep_tenant(&tenant, after, through).await?;
+            // One tenant's error holds up no other.
+            done = done.and(self.sweep_tenant(&tenant, after, through).await);
         }
-        Ok(())
+        done
     }
 
     /// Counts at once what the log of one tenant holds of now.
@@ -68,7 +69,7 @@ impl Admission {
     /// # Errors
     /// Those of counters and ledger; what was counted until then stays.
     pub(super) async fn catch_up(&self, tenant: &TenantId) -> Result<(), Error> {
-        let _alone = self.sweeping.lock().await;
+        // A sweep may be under way: what both tell of counts once.
         let swept = self.counters.swept().await?;
         let Some((_, after)) = swept.into_iter().find(|(one, _)| one == tenant) else {
             return Ok(());
@@ -93,7 +94,7 @@ impl Admission {
         }
         while after < through {
             let page = match self.ledger.log(tenant, after, STEP).await {
-                Err(ledger::Error::NotRetained { .. }) => {
+                Err(error) if ledger::log::was_dropped(&error) => {
                     // The node was away for longer than events are kept: its holds have expired, and
                     // its counters began anew.
                     tracing::warn!(%tenant, "the log was dropped where counters left it");

@@ -5,11 +5,16 @@ use std::sync::Arc;
 use tokenmeter_model::event::Recorded;
 use tokenmeter_model::price::Quote;
 
-use super::Range;
+use super::{Error, Range};
 
 /// Why a log cannot be read on from a position: who does would miss something. It is told so when it
 /// comes back with its token.
 pub(crate) const DROPPED: &str = "a part of the log after this position was dropped by retention";
+
+/// Whether the log could not be read because the part where it was to begin was dropped.
+pub fn was_dropped(error: &Error) -> bool {
+    matches!(error, Error::Unavailable(text) if text == DROPPED)
+}
 
 /// A stretch of a tenant's log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -32,8 +32,8 @@ use self::journal::Journal;
 use self::restore::Restored;
 use self::tenant::{Room, Tenant};
 use super::{
-    Admission, Applied, Ask, Change, Counters, Delta, Error, Extend, Hold, Known, MAX_ENDED_HOLDS,
-    Place, REMEMBERED_US, Rule, Seed, Seen, Standing,
+    Admission, Applied, Ask, Change, Counters, Delta, Error, Extend, Found, Hold, Known,
+    MAX_ENDED_HOLDS, Place, REMEMBERED_US, Rule, Seed, Seen, Standing,
 };
 use crate::clock::Clock;
 use crate::fault::{Planted, is_planted};
@@ -327,14 +327,17 @@ impl Counters for Memory {
         place: Place<'_>,
         deltas: &[(Delta, Arc<[Rule]>)],
     ) -> Result<Vec<Applied>, Error> {
-        let applied = self.step(place, |tenant, _| {
+        let applied: Vec<Applied> = self.step(place, |tenant, _| {
             let deltas = deltas.iter();
             deltas
                 .map(|(delta, rules)| tenant.apply(delta, rules))
                 .collect()
         });
-        // If it cannot be kept that holds are settled, the log settles them again after a restart.
-        let _ = self.kept().await;
+        let settles = |one: &Applied| matches!(one.found, Found::Settled(_));
+        if applied.iter().any(settles) {
+            // If it cannot be kept that holds are settled, the log settles them again after a restart.
+            let _ = self.kept().await;
+        }
         Ok(applied)
     }
 
